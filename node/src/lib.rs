@@ -1,0 +1,13 @@
+//! One connection point of the citizen reception mesh: a brain (`engine`) in a body (`driver` and the shells).
+
+pub mod config;
+pub mod console;
+pub mod control;
+pub mod driver;
+pub mod engine;
+pub mod identity;
+pub mod media;
+pub mod mesh;
+pub mod studio;
+pub mod vault;
+pub mod wire;

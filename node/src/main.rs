@@ -1,0 +1,2 @@
+//! The program `diemcau`.
+fn main() {}

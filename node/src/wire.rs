@@ -1,0 +1,4 @@
+//! Messages between nodes: their bytes and their limits.
+
+pub mod control;
+pub mod media;
