@@ -1,1 +1,11 @@
+//! Bad networks, on virtual time and on real sockets, from one seed.
+//!
+//! [`link`] decides what happens to each packet of one direction of a line. It is pure: time comes in as an argument
+//! and chance from [`rng`], so the same seed and the same packets give the same verdicts. [`relay`] lets real programs
+//! feel such a line: it stands between two UDP sockets and does in real time what two links decide.
+//!
+//! The crate knows nothing of what the packets carry and depends on none of the others.
 
+pub mod link;
+pub mod relay;
+pub mod rng;
