@@ -1,1 +1,6 @@
+//! What is seen from outside: the means by which tests use the program as people do.
+//!
+//! The tests themselves are the modules of one binary, `tests/main.rs`, because linking what links libp2p, quinn and
+//! RocksDB takes long, and a test binary for each would take it each time.
 
+pub mod program;

@@ -1,0 +1,100 @@
+//! The harness itself, tried on the shell.
+
+use super::*;
+
+fn shell(script: &str) -> Call {
+    Call::of("/bin/sh", ["-c", script])
+}
+
+/// Whether a process is there and not merely waiting to be asked how it ended.
+fn lives(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+    stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
+}
+
+/// What a process says first.
+fn first_line(running: &Running) -> String {
+    until("it has spoken", LIMIT, || running.stdout().split_once('\n').map(|(line, _)| line.to_owned()))
+}
+
+#[test]
+fn a_command_is_seen_whole() {
+    let done = shell("echo out; echo err >&2; exit 3").run().ended_with(3);
+    assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn json_is_read_and_anything_beside_it_refused() {
+    let value: Vec<u32> = shell("echo '[1, 2]'; echo chatter >&2").json();
+    assert_eq!(value, [1, 2]);
+    std::panic::catch_unwind(|| shell("echo chatter; echo '[1, 2]'").json::<Vec<u32>>()).expect_err("two things");
+    std::panic::catch_unwind(|| shell("echo '[1, 2]'; exit 1").json::<Vec<u32>>()).expect_err("a failure");
+}
+
+#[test]
+fn a_command_that_hangs_fails_the_test_that_ran_it() {
+    let hung = shell("sleep 1000").limit(Duration::from_millis(100));
+    std::panic::catch_unwind(|| hung.run()).expect_err("it hangs");
+}
+
+#[test]
+fn our_settings_in_the_environment_stay_outside() {
+    let done = shell("env").env("DIEMCAU_GIVEN", "yes").run().succeeded();
+    let ours: Vec<_> = done.stdout.lines().filter(|line| line.starts_with("DIEMCAU_")).collect();
+    assert_eq!(ours, ["DIEMCAU_GIVEN=yes"]);
+}
+
+#[test]
+fn what_a_process_started_goes_with_it() {
+    let running = shell("sleep 1000 & echo $!; wait").start();
+    let child = first_line(&running);
+    assert!(lives(&child));
+    drop(running);
+    until("the child is gone", LIMIT, || (!lives(&child)).then_some(()));
+}
+
+#[test]
+fn a_process_outlives_the_thread_that_started_it() {
+    let mut running = thread::spawn(|| shell("sleep 1000").start()).join().expect("it only starts it");
+    assert!(running.is_running());
+    assert_eq!(running.kill().code(), 128 + 9);
+}
+
+#[test]
+fn an_interrupted_process_may_clean_up() {
+    let running = shell("trap 'echo bye; exit 0' INT; echo hi; while :; do sleep 0.01; done").start();
+    assert_eq!(first_line(&running), "hi");
+    assert_eq!(running.interrupt().succeeded().stdout, "hi\nbye\n");
+}
+
+/// A test process that is killed has no time to drop anything.
+#[test]
+fn processes_die_with_a_test_that_is_killed() {
+    const ROLE: &str = "HARNESS_TEST_ROLE";
+    if env::var_os(ROLE).is_some() {
+        let running = shell("sleep 1000").start();
+        println!("pid {}", running.pid());
+        let _ = running.wait(LIMIT);
+        return;
+    }
+    let this = env::current_exe().expect("a test knows itself");
+    let name = "program::tests::processes_die_with_a_test_that_is_killed";
+    let victim = Call::of(this, ["--exact", name, "--nocapture"]).env(ROLE, "victim").start();
+    let pid = until("the victim has a child", LIMIT, || {
+        let printed = victim.stdout();
+        let (_, rest) = printed.split_once("pid ")?;
+        rest.split_once('\n').map(|(pid, _)| pid.to_owned())
+    });
+    assert!(lives(&pid));
+    victim.kill();
+    until("the child is gone", LIMIT, || (!lives(&pid)).then_some(()));
+}
+
+#[test]
+fn a_folder_goes_with_the_test() {
+    let folder = Folder::new();
+    let path = folder.path().to_owned();
+    fs::write(folder.join("file"), "x").expect("written");
+    drop(folder);
+    assert!(!path.exists());
+}

@@ -1,0 +1,3 @@
+//! All tests of what is seen from outside, in one binary.
+
+mod tidy;
