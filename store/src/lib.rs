@@ -1,1 +1,20 @@
+//! What is kept, and why it can be believed: sealed groups, evidence, keys.
+//!
+//! This crate knows nothing of media: frames come in as bytes, are sealed once at the source, and from then on the
+//! same bytes travel, are stored and are hashed. It knows nothing of networks either.
+//!
+//! - [`id`] names things; [`keys`] and [`seal`] make and use secrets; [`record`] is the layout of a group.
+//! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`roster`] and
+//!   [`session`] are such records and the plain ones beside them.
+//!
+//! All of these are pure: bytes in, values out.
 
+pub mod cbor;
+pub mod id;
+pub mod journal;
+pub mod keys;
+pub mod record;
+pub mod roster;
+pub mod seal;
+pub mod session;
+pub mod signed;
