@@ -2,8 +2,9 @@
 //!
 //! `cargo test --workspace` does not build `diemcau` when only these tests need it, so the first test that asks builds
 //! it, once for all, with the profile and into the folder of the tests themselves. Processes end with the test that
-//! started them, however the test ends: by dropping, by the group they are in, and by the kernel if the test itself is
-//! killed. Output goes to files and not to pipes, so a process that prints much never waits for a test that reads late.
+//! started them, however the test ends: by dropping, with all of their group, and by the kernel if the test itself is
+//! killed (then a process that has children must see to them itself). Output goes to files and not to pipes, so a
+//! process that prints much never waits for a test that reads late.
 
 use std::env;
 use std::ffi::OsString;

@@ -72,14 +72,18 @@ fn an_interrupted_process_may_clean_up() {
 fn processes_die_with_a_test_that_is_killed() {
     const ROLE: &str = "HARNESS_TEST_ROLE";
     if env::var_os(ROLE).is_some() {
-        let running = shell("sleep 1000").start();
+        // The kernel ends the child, not what the child started: so the shell becomes the sleep.
+        let running = shell("exec sleep 1000").start();
         println!("pid {}", running.pid());
         let _ = running.wait(LIMIT);
         return;
     }
     let this = env::current_exe().expect("a test knows itself");
     let name = "program::tests::processes_die_with_a_test_that_is_killed";
-    let victim = Call::of(this, ["--exact", name, "--nocapture"]).env(ROLE, "victim").start();
+    // It leaves its files behind, in here.
+    let folder = Folder::new();
+    let victim = Call::of(this, ["--exact", name, "--nocapture"]).env(ROLE, "victim").env("TMPDIR", folder.path());
+    let victim = victim.start();
     let pid = until("the victim has a child", LIMIT, || {
         let printed = victim.stdout();
         let (_, rest) = printed.split_once("pid ")?;
