@@ -1,0 +1,137 @@
+//! The libp2p protocols of a node and their limits.
+//!
+//! The allow-list comes first among them: a connection whose key is not in the roster ends right after the handshake,
+//! before identify, Kademlia or anything of ours has said a word on it. A stranger learns the node's public key, which
+//! the handshake itself needs, and nothing else.
+
+use std::io;
+use std::time::Duration;
+
+use libp2p::allow_block_list::{self, AllowedPeers};
+use libp2p::connection_limits::ConnectionLimits;
+use libp2p::identity::Keypair;
+use libp2p::kad::{self, store::MemoryStore};
+use libp2p::request_response::{self, ProtocolSupport};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, mdns, noise, ping, tcp, yamux};
+
+use super::codec::Codec;
+use super::door::Door;
+use super::{MESSAGE_BYTES_MAX, hello};
+
+/// Requests of one point in work at once, each way.
+pub(super) const REQUESTS_MAX: usize = 32;
+/// A request without an answer has failed. Three times what a bad line with a full queue takes.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Two lost in a row are noticed within [`PING_TIMEOUT`]; the picture has its own, faster heartbeat.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes in work that others began, from all addresses together. `Door` bounds those from one.
+const PENDING_IN_MAX: u32 = 128;
+/// Handshakes in work that we began.
+const PENDING_OUT_MAX: u32 = 256;
+/// Two points may call each other at once over two protocols; more connections than this are of no use.
+const PER_POINT_MAX: u32 = 6;
+/// A handshake takes four round trips at most; who needs longer is not there, or is holding our door open.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(8);
+/// How often the local network is asked who is there, beside what newcomers say of themselves.
+const MDNS_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a multicast answer is believed without being repeated.
+const MDNS_TTL: Duration = Duration::from_secs(120);
+
+/// Carries greetings of all versions; see `hello.rs`.
+const HELLO: StreamProtocol = StreamProtocol::new("/diemcau/hello");
+/// Carries requests between points of the same version.
+const ASK: StreamProtocol = StreamProtocol::new("/diemcau/ask/1");
+const KAD: StreamProtocol = StreamProtocol::new("/diemcau/kad/1");
+
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    allowed: allow_block_list::Behaviour<AllowedPeers>,
+    door: Door,
+    pub(super) hello: request_response::Behaviour<Codec>,
+    pub(super) ask: request_response::Behaviour<Codec>,
+    pub(super) kad: kad::Behaviour<MemoryStore>,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// A swarm that talks to `members` only and does not listen yet.
+pub(super) fn swarm(
+    keypair: Keypair,
+    members: impl IntoIterator<Item = PeerId>,
+    multicast: bool,
+) -> io::Result<Swarm<Behaviour>> {
+    let streams = || {
+        let mut yamux = yamux::Config::default();
+        yamux.set_max_num_streams(4 * REQUESTS_MAX);
+        yamux
+    };
+    let behaviour = Behaviour::new(&keypair, members, multicast)?;
+    let swarm = SwarmBuilder::with_existing_identity(keypair)
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, streams)
+        .map_err(io::Error::other)?
+        .with_quic_config(|mut quic| {
+            quic.handshake_timeout = HANDSHAKE_MAX;
+            quic.max_concurrent_stream_limit = 4 * REQUESTS_MAX as u32;
+            quic
+        })
+        .with_behaviour(|_| behaviour)
+        .expect("a finished behaviour cannot fail")
+        // Points stay connected whether or not they have something to say; ping finds the dead ones.
+        .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(Duration::MAX))
+        .with_connection_timeout(HANDSHAKE_MAX)
+        .build();
+    Ok(swarm)
+}
+
+impl Behaviour {
+    fn new(keypair: &Keypair, members: impl IntoIterator<Item = PeerId>, multicast: bool) -> io::Result<Self> {
+        let own = keypair.public().to_peer_id();
+        let mut allowed = allow_block_list::Behaviour::default();
+        for member in members {
+            allowed.allow_peer(member);
+        }
+        let limits = ConnectionLimits::default()
+            .with_max_pending_incoming(Some(PENDING_IN_MAX))
+            .with_max_pending_outgoing(Some(PENDING_OUT_MAX))
+            .with_max_established_per_peer(Some(PER_POINT_MAX));
+        let exchange = |protocol, bytes_max| {
+            let config = request_response::Config::default()
+                .with_request_timeout(ANSWER_MAX)
+                .with_max_concurrent_streams(2 * REQUESTS_MAX);
+            request_response::Behaviour::with_codec(Codec { bytes_max }, [(protocol, ProtocolSupport::Full)], config)
+        };
+        let mdns = mdns::Config { ttl: MDNS_TTL, query_interval: MDNS_INTERVAL, enable_ipv6: false };
+        let mdns = multicast.then(|| mdns::tokio::Behaviour::new(mdns, own)).transpose()?;
+        Ok(Self {
+            allowed,
+            door: Door::new(limits),
+            hello: exchange(HELLO, hello::BYTES_MAX),
+            ask: exchange(ASK, MESSAGE_BYTES_MAX),
+            kad: kad(own),
+            identify: identify::Behaviour::new(
+                // No cache: it would offer addresses for dialling that nobody looked at.
+                identify::Config::new("diemcau/1".to_owned(), keypair.public())
+                    .with_agent_version(format!("diemcau/{}", env!("CARGO_PKG_VERSION")))
+                    .with_push_listen_addr_updates(true)
+                    .with_cache_size(0),
+            ),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+            mdns: mdns.into(),
+        })
+    }
+}
+
+/// Kademlia as a directory of addresses only: what others want to store here is dropped.
+fn kad(own: PeerId) -> kad::Behaviour<MemoryStore> {
+    let mut config = kad::Config::new(KAD);
+    config.set_record_filtering(kad::StoreInserts::FilterBoth).set_caching(kad::Caching::Disabled);
+    config.set_query_timeout(2 * ANSWER_MAX);
+    let mut kad = kad::Behaviour::with_config(own, MemoryStore::new(own), config);
+    kad.set_mode(Some(kad::Mode::Server));
+    kad
+}

@@ -1,0 +1,223 @@
+//! Real nodes over loopback sockets in one process.
+
+use super::behaviour::{self, BehaviourEvent};
+use super::*;
+use futures::StreamExt;
+use libp2p::identify;
+use libp2p::request_response::{Event as Exchange, Message};
+use libp2p::swarm::SwarmEvent;
+use tokio::time::{sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+struct Node {
+    id: NodeId,
+    mesh: Mesh,
+    events: mpsc::Receiver<Event>,
+}
+
+fn settings(members: &[NodeId], peers: Vec<Address>) -> Settings {
+    Settings {
+        name: "UBND xã Kim Thành".into(),
+        listen: LOOPBACK,
+        port: Port::ANY,
+        media_port: 7500,
+        multicast: false,
+        peers,
+        members: members.iter().map(|&node| (node, Vec::new())).collect(),
+    }
+}
+
+fn start(key: &NodeKey, members: &[NodeId], peers: Vec<Address>) -> Node {
+    let (mesh, events) = Mesh::start(key, settings(members, peers)).unwrap();
+    Node { id: key.id(), mesh, events }
+}
+
+impl Node {
+    fn address(&self) -> Address {
+        Address::from(SocketAddr::new(LOOPBACK, self.mesh.port()))
+    }
+
+    async fn next(&mut self) -> Event {
+        timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("a running mesh")
+    }
+
+    /// Waits until these and no others have come.
+    async fn meets(&mut self, mut others: Vec<NodeId>) {
+        while !others.is_empty() {
+            let Event::Up { node, media } = self.next().await else { panic!("not a coming") };
+            assert!(others.contains(&node));
+            assert_eq!(media[0], "127.0.0.1:7500".parse().unwrap());
+            others.retain(|&other| other != node);
+        }
+    }
+}
+
+/// Answers every question with what was asked, twice.
+fn echo(mut node: Node) -> Mesh {
+    let mesh = node.mesh.clone();
+    tokio::spawn(async move {
+        while let Some(event) = node.events.recv().await {
+            if let Event::Request { message, reply, .. } = event {
+                let _ = reply.send([&message[..], &message[..]].concat().into());
+            }
+        }
+    });
+    mesh
+}
+
+async fn eventually(mut holds: impl FnMut() -> bool) {
+    timeout(PATIENCE, async {
+        while !holds() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("it holds in time");
+}
+
+#[tokio::test]
+async fn three_points_find_one_another_through_one_address_and_talk() {
+    let keys = [(); 3].map(|()| NodeKey::generate());
+    let ids: Vec<_> = keys.iter().map(NodeKey::id).collect();
+    let mut central = start(&keys[0], &ids, vec![]);
+    let mut second = start(&keys[1], &ids, vec![central.address()]);
+    let mut third = start(&keys[2], &ids, vec![central.address()]);
+    central.meets(vec![ids[1], ids[2]]).await;
+    second.meets(vec![ids[0], ids[2]]).await;
+    third.meets(vec![ids[0], ids[1]]).await;
+    let peer = second.mesh.peers()[&ids[2]].clone();
+    assert!(peer.up && peer.last_seen.is_some() && !peer.addresses.is_empty(), "{peer:?}");
+    assert_eq!(peer.name, "UBND xã Kim Thành");
+    let asker = central.mesh.clone();
+    let _answering = [echo(central), echo(second), echo(third)];
+    for to in [ids[1], ids[2]] {
+        assert_eq!(asker.ask(to, Bytes::from_static(b"ab")).await.unwrap(), "abab");
+    }
+    assert_eq!(asker.ask(NodeKey::generate().id(), Bytes::new()).await, Err(Error::NotConnected));
+}
+
+#[tokio::test]
+async fn a_message_has_a_limit_and_a_dropped_question_is_unanswered() {
+    let keys = [(); 2].map(|()| NodeKey::generate());
+    let ids: Vec<_> = keys.iter().map(NodeKey::id).collect();
+    let mut one = start(&keys[0], &ids, vec![]);
+    let mut two = start(&keys[1], &ids, vec![one.address()]);
+    one.meets(vec![ids[1]]).await;
+    two.meets(vec![ids[0]]).await;
+    let asker = two.mesh.clone();
+    let longest = Bytes::from(vec![7; MESSAGE_BYTES_MAX]);
+    assert_eq!(asker.ask(ids[0], Bytes::from(vec![7; MESSAGE_BYTES_MAX + 1])).await, Err(Error::TooLong));
+    let asking = tokio::spawn({
+        let longest = longest.clone();
+        async move { asker.ask(ids[0], longest).await }
+    });
+    let Event::Request { from, message, reply } = one.next().await else { panic!() };
+    assert_eq!((from, &message), (two.id, &longest));
+    drop(reply);
+    assert_eq!(asking.await.unwrap(), Err(Error::Unanswered));
+}
+
+#[tokio::test]
+async fn a_point_that_leaves_is_missed_and_found_again() {
+    let keys = [(); 2].map(|()| NodeKey::generate());
+    let ids: Vec<_> = keys.iter().map(NodeKey::id).collect();
+    let mut stays = start(&keys[0], &ids, vec![]);
+    let mut leaves = start(&keys[1], &ids, vec![stays.address()]);
+    stays.meets(vec![ids[1]]).await;
+    leaves.meets(vec![ids[0]]).await;
+    leaves.mesh.stop().await;
+    assert!(matches!(stays.next().await, Event::Down { node } if node == ids[1]));
+    assert!(!stays.mesh.peers()[&ids[1]].up);
+    assert_eq!(leaves.mesh.ask(ids[0], Bytes::new()).await, Err(Error::Stopped));
+    let _back = start(&keys[1], &ids, vec![stays.address()]);
+    stays.meets(vec![ids[1]]).await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_sent_away_and_learns_nothing() {
+    let keys = [(); 3].map(|()| NodeKey::generate());
+    let [one, two, stranger] = [0, 1, 2].map(|n: usize| keys[n].id());
+    let mut point = start(&keys[0], &[one, two], vec![]);
+    // The stranger runs our own program and knows the point's key.
+    let mut swarm = behaviour::swarm(keypair(&keys[2]), peer_id(&one), false).unwrap();
+    let address = peer::quic(SocketAddr::new(LOOPBACK, point.mesh.port()));
+    swarm.dial(address.with_p2p(peer_id(&one).unwrap()).unwrap()).unwrap();
+    let peer = peer_id(&one).unwrap();
+    swarm.behaviour_mut().hello.send_request(&peer, Bytes::from_static(b"who is there?"));
+    let mut refused = false;
+    while !refused || point.mesh.strangers() == 0 {
+        match timeout(PATIENCE, swarm.select_next_some()).await.expect("sent away in time") {
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { info, .. })) => {
+                panic!("the stranger was told {info:?}");
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Hello(Exchange::Message { .. })) => {
+                panic!("the stranger was greeted")
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Hello(Exchange::OutboundFailure { .. })) => refused = true,
+            _ => {}
+        }
+    }
+    assert!(!point.mesh.peers().contains_key(&stranger));
+    // And the point is as well as before.
+    let _second = start(&keys[1], &[one, two], vec![point.address()]);
+    point.meets(vec![two]).await;
+}
+
+#[tokio::test]
+async fn a_point_of_another_version_or_with_a_strange_greeting_is_refused_by_name() {
+    let mut later = Vec::new();
+    ciborium::into_writer(&BTreeMap::from([("version", 7)]), &mut later).unwrap();
+    for (greeting, reason) in [(later, "version 7"), (b"GET / HTTP/1.1".to_vec(), "cannot be read")] {
+        let keys = [(); 2].map(|()| NodeKey::generate());
+        let ids: Vec<_> = keys.iter().map(NodeKey::id).collect();
+        let mut point = start(&keys[0], &ids, vec![]);
+        let mut swarm = behaviour::swarm(keypair(&keys[1]), peer_id(&ids[0]), false).unwrap();
+        swarm.dial(peer::tcp(SocketAddr::new(LOOPBACK, point.mesh.port()))).unwrap();
+        let mut answered = false;
+        let talk = async {
+            loop {
+                match swarm.select_next_some().await {
+                    SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+                        let greeting = greeting.clone().into();
+                        swarm.behaviour_mut().hello.send_request(&peer_id, greeting);
+                    }
+                    SwarmEvent::Behaviour(BehaviourEvent::Hello(Exchange::Message {
+                        message: Message::Request { .. },
+                        ..
+                    })) => answered = true,
+                    SwarmEvent::ConnectionClosed { .. } => return,
+                    _ => {}
+                }
+            }
+        };
+        timeout(PATIENCE, talk).await.expect("refused in time");
+        assert!(answered, "the point says its own version");
+        eventually(|| point.mesh.peers()[&ids[1]].refused.is_some()).await;
+        let refused = point.mesh.peers()[&ids[1]].refused.clone().unwrap();
+        assert!(refused.contains(reason), "{refused}");
+        assert!(point.events.try_recv().is_err(), "nobody came");
+    }
+}
+
+#[tokio::test]
+async fn a_default_port_gives_way_and_a_chosen_one_does_not() {
+    let key = NodeKey::generate();
+    let first = start(&key, &[], vec![]);
+    let taken = first.mesh.port();
+    let give_way = Settings { port: Port { number: taken, fixed: false }, ..settings(&[], vec![]) };
+    let (second, _events) = Mesh::start(&NodeKey::generate(), give_way).unwrap();
+    assert!(second.port() > taken && second.port() - taken <= 100);
+    let insist = Settings { port: Port { number: taken, fixed: true }, ..settings(&[], vec![]) };
+    let error = Mesh::start(&NodeKey::generate(), insist).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("port {taken} on 127.0.0.1 is taken by another program")), "{error}");
+}
+
+#[tokio::test]
+async fn a_port_taken_for_tcp_alone_is_taken() {
+    let other = std::net::TcpListener::bind((LOOPBACK, 0)).unwrap();
+    let taken = other.local_addr().unwrap().port();
+    let insist = Settings { port: Port { number: taken, fixed: true }, ..settings(&[], vec![]) };
+    assert!(matches!(Mesh::start(&NodeKey::generate(), insist), Err(StartError::PortTaken { .. })));
+}
