@@ -6,15 +6,23 @@
 //! - [`id`] names things; [`keys`] and [`seal`] make and use secrets; [`record`] is the layout of a group.
 //! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`roster`] and
 //!   [`session`] are such records and the plain ones beside them.
+//! - [`inventory`] says which groups somebody has.
 //!
-//! All of these are pure: bytes in, values out.
+//! All of these are pure: bytes in, values out. What touches a disk is apart:
+//!
+//! - [`schema`] says what lies where, [`db`] what is asked of a database, with RocksDB and a twin in memory behind it;
+//!   [`archive`] is what a node keeps.
 
+pub mod archive;
 pub mod cbor;
+pub mod db;
 pub mod id;
+pub mod inventory;
 pub mod journal;
 pub mod keys;
 pub mod record;
 pub mod roster;
+pub mod schema;
 pub mod seal;
 pub mod session;
 pub mod signed;

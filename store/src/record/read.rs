@@ -123,13 +123,14 @@ impl Reader {
         self.frames.len() as u32
     }
 
-    /// Header and whole frames so far, as the archive's parts keep them; `None` before the header. Costs a copy.
-    pub fn so_far(&self) -> Option<Bytes> {
-        let header = self.header.as_ref()?;
+    /// The whole frames so far, as the archive's parts keep them; `None` before the header. Costs a copy.
+    pub fn so_far(&self) -> Option<Record> {
+        let header = self.header.clone()?;
         let mut bytes = BytesMut::with_capacity(self.length);
         bytes.extend_from_slice(&header.encode());
         self.frames.iter().for_each(|frame| bytes.extend_from_slice(frame));
-        Some(bytes.freeze())
+        let hash = self.hasher.finalize().into();
+        Some(Record { header, frames: self.frame_count(), hash, bytes: bytes.freeze() })
     }
 
     /// The group, whole and as its end said; an error if it did not get that far.
@@ -137,15 +138,13 @@ impl Reader {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        if !self.arrived.is_empty() && self.end.is_some() {
+        if self.end.is_none() {
+            return Err(Error::Short { frames: self.frame_count() });
+        }
+        if !self.arrived.is_empty() {
             return Err(Error::Trailing);
         }
-        let short = Error::Short { frames: self.frames.len() as u32 };
-        let (Some(bytes), Some(end)) = (self.so_far(), self.end) else {
-            return Err(short);
-        };
-        let header = self.header.ok_or(short)?;
-        Ok(Record { header, frames: end.frames, hash: end.hash, bytes })
+        Ok(self.so_far().expect("a group that ended has a header"))
     }
 }
 

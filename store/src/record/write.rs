@@ -56,9 +56,14 @@ impl Writer {
         self.frames
     }
 
-    /// The group so far: header and whole frames, as the archive's parts keep them. Costs a copy.
-    pub fn so_far(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.bytes)
+    /// The group so far, as the archive's parts keep it. Costs a copy.
+    pub fn so_far(&self) -> Record {
+        Record {
+            header: self.header.clone(),
+            frames: self.frames,
+            hash: self.hasher.finalize().into(),
+            bytes: Bytes::copy_from_slice(&self.bytes),
+        }
     }
 
     /// Seals a frame made `dt` microseconds after the group's start. An error leaves the group as it was: drop the

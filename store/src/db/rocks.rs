@@ -1,0 +1,175 @@
+//! RocksDB, and everything this program knows about it. Plain `DB`, because a full disk ends a `TransactionDB` for
+//! good; two instances with the options below, each chosen by measurement.
+//!
+//! Groups are large values in blob files (BlobDB), written once: garbage collection is off since it rewrote live
+//! groups again and again and, on a full disk, left no way to open. A session leaves by a range delete and
+//! compaction, which frees whole files. An iterator reads every blob it passes and stops at a damaged one, so groups are
+//! never scanned: their addresses and bitmaps are columns of their own with small values.
+
+use std::{fmt, ops::ControlFlow, path::Path};
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, BoundColumnFamily, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompressionType,
+    DBRecoveryMode, DBWithThreadMode, ErrorKind, MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
+    checkpoint::Checkpoint,
+};
+
+use super::{Batch, Change, Db, Durability, Error, Visitor, refuse_to_scan_groups};
+use crate::schema::{Column, Store};
+
+const MIB: usize = 1 << 20;
+
+/// Values from here on go to blob files. Lower keeps sound groups (8 KB) there too, which measured best.
+const BLOB_LEN_MIN: u64 = 4096;
+
+/// Compaction and flush together write no faster than this, in bytes a second: they must not starve the recorder.
+const BACKGROUND_RATE_MAX: i64 = 20 * MIB as i64;
+
+/// One RocksDB instance.
+pub struct Rocks {
+    db: DBWithThreadMode<MultiThreaded>,
+    store: Store,
+}
+
+impl Rocks {
+    /// Opens the database in `dir` for writing, and makes it if it is not there. One process at a time can.
+    pub fn open(store: Store, dir: &Path) -> Result<Self, Error> {
+        let db = DBWithThreadMode::open_cf_descriptors(&instance(store), dir, columns(store)).map_err(error)?;
+        Ok(Rocks { db, store })
+    }
+
+    /// Opens the database in `dir` as it is at this moment, for reading, even while another process writes. What is
+    /// written afterwards is not seen, and once the writer compacts, files may vanish: then open again.
+    pub fn open_read_only(store: Store, dir: &Path) -> Result<Self, Error> {
+        let log_may_exist = false;
+        let db = DBWithThreadMode::open_cf_descriptors_read_only(&instance(store), dir, columns(store), log_may_exist)
+            .map_err(error)?;
+        Ok(Rocks { db, store })
+    }
+
+    fn column(&self, column: Column) -> std::sync::Arc<BoundColumnFamily<'_>> {
+        assert!(column.store() == self.store, "each column is asked for in its own database");
+        self.db.cf_handle(column.name()).expect("all columns are opened with their database")
+    }
+}
+
+impl fmt::Debug for Rocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rocks({}, {:?})", self.store.name(), self.db.path())
+    }
+}
+
+/// Options of an instance.
+fn instance(store: Store) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // What a power cut leaves half written at the end of the log is dropped; anything worse is an error.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_max_total_wal_size(256 * MIB as u64);
+    options.set_recycle_log_file_num(0);
+    options.set_keep_log_file_num(5);
+    options.set_avoid_unnecessary_blocking_io(true);
+    options.set_bytes_per_sync(MIB as u64);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(512);
+    if store == Store::Media {
+        options.set_ratelimiter(BACKGROUND_RATE_MAX, 100_000, 10);
+    }
+    options
+}
+
+/// The columns of an instance with their options. A column this program does not know fails the opening.
+fn columns(store: Store) -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(match store {
+        Store::Meta => 8 * MIB,
+        Store::Media => 32 * MIB,
+    });
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_checksum_type(ChecksumType::XXH3);
+    let column = |column: Column| {
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::None);
+        options.set_target_file_size_base(4 * MIB as u64);
+        options.set_max_bytes_for_level_base(32 * MIB as u64);
+        options.set_write_buffer_size(4 * MIB);
+        if column == Column::Parts {
+            // Parts live for two seconds; those that come and go within one buffer are never written to a table.
+            options.set_write_buffer_size(16 * MIB);
+        }
+        if column == Column::Groups {
+            options.set_write_buffer_size(64 * MIB);
+            options.set_max_write_buffer_number(3);
+            options.set_enable_blob_files(true);
+            options.set_min_blob_size(BLOB_LEN_MIN);
+            options.set_blob_file_size(256 * MIB as u64);
+            options.set_blob_compression_type(DBCompressionType::None);
+            options.set_enable_blob_gc(false);
+        }
+        ColumnFamilyDescriptor::new(column.name(), options)
+    };
+    // RocksDB insists on its own column; nothing is kept there.
+    let default = ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, Options::default());
+    store.columns().map(column).chain([default]).collect()
+}
+
+/// RocksDB gives reasons as text only: the two that callers treat differently are known by their words.
+fn error(error: rocksdb::Error) -> Error {
+    let kind = error.kind();
+    let text = error.into_string();
+    match kind {
+        ErrorKind::Corruption => Error::Damaged(text),
+        _ if text.contains("No space left on device") || text.contains("Out of space") => Error::Full,
+        ErrorKind::IOError if text.contains("lock ") && text.contains("LOCK") => Error::Busy,
+        _ => Error::Other(text),
+    }
+}
+
+impl Db for Rocks {
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error> {
+        let mut writes = WriteBatch::default();
+        for change in batch.changes() {
+            match change {
+                Change::Put(column, key, value) => writes.put_cf(&self.column(*column), key, value),
+                Change::Delete(column, key) => writes.delete_cf(&self.column(*column), key),
+                Change::DeleteRange(column, from, to) => writes.delete_range_cf(&self.column(*column), from, to),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Synced);
+        self.db.write_opt(writes, &options).map_err(error)
+    }
+
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let value = self.db.get_cf(&self.column(column), key).map_err(error)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn scan(&self, column: Column, from: &[u8], to: Option<&[u8]>, visit: &mut Visitor<'_>) -> Result<(), Error> {
+        refuse_to_scan_groups(column);
+        let mut options = ReadOptions::default();
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(&self.column(column), options);
+        iterator.seek(from);
+        while let Some((key, value)) = iterator.item() {
+            if visit(key, value) == ControlFlow::Break(()) {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(error)
+    }
+
+    fn checkpoint(&self, dir: &Path) -> Result<(), Error> {
+        // The log is copied rather than flushed: a flush for every checkpoint would leave a small blob file each time.
+        let without_flush = u64::MAX;
+        let checkpoint = Checkpoint::new(&self.db).map_err(error)?;
+        checkpoint.create_checkpoint_with_log_size(dir, without_flush).map_err(error)
+    }
+}

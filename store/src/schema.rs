@@ -1,0 +1,191 @@
+//! What lies where on disk. All columns and their keys are named here, and a name is never used for anything else again.
+//!
+//! Two databases. `meta` is small and the truth: it is what must be saved. `media` is large and can be fetched again
+//! from others. Keys are big-endian, so that a session, a track, a run of groups are each a contiguous range.
+
+use crate::{
+    id::{GroupId, NodeId, SessionId, TrackId},
+    keys::Epoch,
+};
+
+/// The version of this layout. A program refuses an archive of another version; the way up from one to the next is code
+/// beside this number.
+pub const VERSION: u8 = 1;
+
+/// One of the two databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Store {
+    /// The truth.
+    Meta,
+    /// What can be fetched again.
+    Media,
+}
+
+impl Store {
+    /// Name of its folder.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Store::Meta => "meta",
+            Store::Media => "media",
+        }
+    }
+
+    /// Its columns.
+    pub fn columns(self) -> impl Iterator<Item = Column> {
+        Column::ALL.into_iter().filter(move |column| column.store() == self)
+    }
+}
+
+/// A column family: keys of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Column {
+    /// `meta` — name → value: `schema` → [`VERSION`].
+    Config,
+    /// `meta` — session (16) → [`crate::session::Head`].
+    Sessions,
+    /// `meta` — session (16), number (8) → signed journal entry.
+    Journal,
+    /// `meta` — session (16), epoch (4), recipient (32) → wrapped session key.
+    Wraps,
+    /// `meta` — session (16) → first group number (8) that this node has not promised to use.
+    Reserved,
+    /// `media` — session (16), track (2), number (8) → group record. The only column with values too large to be
+    /// read in passing; it is never scanned.
+    Groups,
+    /// `media` — the same key → address, length and counts of the group. Written in the group's batch.
+    Addresses,
+    /// `media` — session (16), track (2), page (4) → bitmap of 4096 groups. Written in the groups' batch.
+    Have,
+    /// `media` — the key of a group → its hash so far and its frames so far. Gone in the batch of the whole group.
+    Parts,
+}
+
+impl Column {
+    /// All columns.
+    pub const ALL: [Column; 9] = [
+        Column::Config,
+        Column::Sessions,
+        Column::Journal,
+        Column::Wraps,
+        Column::Reserved,
+        Column::Groups,
+        Column::Addresses,
+        Column::Have,
+        Column::Parts,
+    ];
+
+    /// Its name on disk.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Column::Config => "cfg",
+            Column::Sessions => "ses",
+            Column::Journal => "jnl",
+            Column::Wraps => "key",
+            Column::Reserved => "rsv",
+            Column::Groups => "grp",
+            Column::Addresses => "adr",
+            Column::Have => "have",
+            Column::Parts => "part",
+        }
+    }
+
+    /// The database it is in.
+    pub const fn store(self) -> Store {
+        match self {
+            Column::Config | Column::Sessions | Column::Journal | Column::Wraps | Column::Reserved => Store::Meta,
+            Column::Groups | Column::Addresses | Column::Have | Column::Parts => Store::Media,
+        }
+    }
+}
+
+/// Key of the schema's version in [`Column::Config`].
+pub const SCHEMA_KEY: &[u8] = b"schema";
+
+/// Key in [`Column::Groups`], [`Column::Addresses`], [`Column::Parts`].
+pub fn group_key(id: &GroupId) -> [u8; 26] {
+    let mut key = [0; 26];
+    key[..18].copy_from_slice(&track_prefix(&id.session, id.track));
+    key[18..].copy_from_slice(&id.seq.to_be_bytes());
+    key
+}
+
+/// The group of such a key, if it is one.
+pub fn parse_group_key(key: &[u8]) -> Option<GroupId> {
+    let key: &[u8; 26] = key.try_into().ok()?;
+    Some(GroupId {
+        session: SessionId::from_bytes(*key.first_chunk()?),
+        track: TrackId::try_from(u16::from_be_bytes([key[16], key[17]])).ok()?,
+        seq: u64::from_be_bytes(*key.last_chunk()?),
+    })
+}
+
+/// What all keys of a track in `media` begin with.
+pub fn track_prefix(session: &SessionId, track: TrackId) -> [u8; 18] {
+    let mut key = [0; 18];
+    key[..16].copy_from_slice(session.as_bytes());
+    key[16..].copy_from_slice(&track.to_u16().to_be_bytes());
+    key
+}
+
+/// Key in [`Column::Have`].
+pub fn page_key(session: &SessionId, track: TrackId, page: u32) -> [u8; 22] {
+    let mut key = [0; 22];
+    key[..18].copy_from_slice(&track_prefix(session, track));
+    key[18..].copy_from_slice(&page.to_be_bytes());
+    key
+}
+
+/// Key in [`Column::Journal`].
+pub fn journal_key(session: &SessionId, n: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(session.as_bytes());
+    key[16..].copy_from_slice(&n.to_be_bytes());
+    key
+}
+
+/// Key in [`Column::Wraps`].
+pub fn wrap_key(session: &SessionId, epoch: Epoch, recipient: &NodeId) -> [u8; 52] {
+    let mut key = [0; 52];
+    key[..16].copy_from_slice(session.as_bytes());
+    key[16..20].copy_from_slice(&u32::from(epoch).to_be_bytes());
+    key[20..].copy_from_slice(recipient.as_bytes());
+    key
+}
+
+/// The first key after all that begin with `prefix`; `None` if there can be none.
+pub fn after(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut key = prefix[..=last].to_vec();
+    key[last] += 1;
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_kept_for_ever() {
+        let session = SessionId::from_bytes([0xaa; 16]);
+        let track = TrackId::try_from(0x0123).unwrap();
+        let group = GroupId { session, track, seq: 7 };
+        let key = group_key(&group);
+        assert_eq!(hex::encode(key), format!("{}01230000000000000007", "aa".repeat(16)));
+        assert_eq!(parse_group_key(&key), Some(group));
+        assert_eq!(parse_group_key(&key[1..]), None);
+        assert_eq!(hex::encode(page_key(&session, track, 2)), format!("{}012300000002", "aa".repeat(16)));
+        assert_eq!(hex::encode(journal_key(&session, 2)), format!("{}0000000000000002", "aa".repeat(16)));
+        let wrap = wrap_key(&session, 2, &NodeId::from_bytes([0xbb; 32]));
+        assert_eq!(hex::encode(wrap), format!("{}00000002{}", "aa".repeat(16), "bb".repeat(32)));
+        let names: Vec<_> = Column::ALL.map(Column::name).into();
+        assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "grp", "adr", "have", "part"]);
+    }
+
+    #[test]
+    fn the_end_of_a_prefix_is_after_all_its_keys() {
+        assert_eq!(after(&[1, 2]), Some(vec![1, 3]));
+        assert_eq!(after(&[1, 0xff]), Some(vec![2]));
+        assert_eq!(after(&[0xff, 0xff]), None);
+        assert_eq!(after(&[]), None);
+    }
+}
