@@ -92,6 +92,18 @@ pub struct Session {
     pub points_max: u16,
 }
 
+impl Config {
+    /// The folder of the archive.
+    pub fn archive(&self) -> PathBuf {
+        archive(&self.data)
+    }
+}
+
+/// The folder of the archive in the data folder `data`.
+pub fn archive(data: &Path) -> PathBuf {
+    data.join("archive")
+}
+
 /// A port to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Port {
@@ -301,7 +313,10 @@ pub fn resolve(given: &Given) -> Result<Config, Error> {
             // Below 64 kb/s not even sound gets through; above 10 Gb/s it is a typing error.
             line_kbps: layers.number("media.line_kbps", 64, 10_000_000)? as u32,
         },
-        room: Room { source: layers.parse("room.source", "\"pattern\" or \"file:PATH\"")?, watch: layers.flag("room.watch") },
+        room: Room {
+            source: layers.parse("room.source", "\"pattern\" or \"file:PATH\"")?,
+            watch: layers.flag("room.watch"),
+        },
         console,
         session: Session { points_max: layers.number("session.points_max", 2, POINTS_MAX)? as u16 },
     })

@@ -8,7 +8,9 @@
 //! drains between its other inputs; a full queue makes callers wait, never the node.
 
 mod answer;
+mod disk;
 mod lock;
+pub mod session;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;

@@ -39,6 +39,8 @@ const PARTING: Duration = Duration::from_secs(1);
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
 
 type Message = request_response::Event<Bytes, Bytes>;
+/// Who asked, where the answer goes, and the answer if there is one.
+type Answered = (NodeId, ResponseChannel<Bytes>, Option<Bytes>);
 
 pub(super) struct Task {
     swarm: Swarm<Behaviour>,
@@ -54,7 +56,7 @@ pub(super) struct Task {
     /// Our questions without an answer yet; bounded by [`REQUESTS_MAX`] for each point.
     asked: HashMap<OutboundRequestId, (NodeId, oneshot::Sender<Result<Bytes, Error>>)>,
     /// Others' questions the driver thinks about; bounded likewise.
-    answers: FuturesUnordered<BoxFuture<'static, (NodeId, ResponseChannel<Bytes>, Option<Bytes>)>>,
+    answers: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// Refused points and the connections about to be ended; one for each link.
     partings: FuturesUnordered<BoxFuture<'static, PeerId>>,
     searches: HashSet<kad::QueryId>,
@@ -126,7 +128,7 @@ impl Task {
                     (Ok(room), Some(event)) => room.send(event),
                     _ => return,
                 },
-                Some((node, channel, answer)) = self.answers.next() => self.answer(node, channel, answer),
+                Some(answered) = self.answers.next() => self.answer(answered),
                 Some(peer) = self.partings.next() => {
                     // An error means that the connection has just ended by itself.
                     let _ = self.swarm.disconnect_peer_id(peer);
@@ -496,7 +498,7 @@ impl Task {
         self.answers.push(waited.boxed());
     }
 
-    fn answer(&mut self, node: NodeId, channel: ResponseChannel<Bytes>, answer: Option<Bytes>) {
+    fn answer(&mut self, (node, channel, answer): Answered) {
         if let Some(link) = self.links.get_mut(&node) {
             link.asked = link.asked.saturating_sub(1);
         }

@@ -1,0 +1,286 @@
+//! Sessions as an archive tells them: for the running node's answers, and for commands that read a stopped node's folder.
+//! The journal is checked as it is read; what does not continue the chain is not shown as having happened.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use store::archive::{self, Archive, Totals};
+use store::id::{PointNumber, SessionId, TrackId};
+use store::journal::{Chain, EndReason, Entry, Event, GapReason, LeftReason};
+use store::session::{self, Head};
+use store::signed::Signed;
+
+use super::{Fault, JournalLine, Session, SessionPoint, State};
+
+/// Why no session is shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing here begins so.
+    #[error("there is no session {0:?} here: `diemcau session list` shows those that are")]
+    Missing(String),
+    /// More than one begins so.
+    #[error("{count} sessions begin with {text:?}: write more of the id")]
+    Several {
+        /// What was asked for.
+        text: String,
+        /// How many fit.
+        count: usize,
+    },
+    /// The archive cannot tell.
+    #[error("the archive of sessions")]
+    Archive(#[from] archive::Error),
+}
+
+impl Error {
+    /// Of what kind this is to whoever asked.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Missing(_) | Self::Archive(archive::Error::Absent(_)) => Fault::Missing,
+            Self::Several { .. } => Fault::Refused,
+            Self::Archive(archive::Error::Damaged(_) | archive::Error::Unreadable(_)) => Fault::Damaged,
+            Self::Archive(_) => Fault::Failed,
+        }
+    }
+}
+
+/// Every session of the archive, oldest first, without journals.
+pub fn list(archive: &Archive) -> Result<Vec<Session>, Error> {
+    let all = archive.sessions()?;
+    for id in &all.damaged {
+        tracing::warn!(session = %id, "the head of a session cannot be read");
+    }
+    all.heads.iter().map(|head| Ok(Session { journal: Vec::new(), ..of(archive, head)? })).collect()
+}
+
+/// One session with its journal.
+pub fn show(archive: &Archive, id: &SessionId) -> Result<Session, Error> {
+    let head = archive.head(id)?.ok_or_else(|| Error::Missing(id.to_string()))?;
+    of(archive, &head)
+}
+
+/// The session whose id begins with `text`, in either case.
+pub fn find(archive: &Archive, text: &str) -> Result<SessionId, Error> {
+    pick(archive.sessions()?.heads.iter().map(|head| head.id), text)
+}
+
+fn pick(ids: impl Iterator<Item = SessionId>, text: &str) -> Result<SessionId, Error> {
+    let wanted = text.trim().to_lowercase();
+    let found: Vec<_> = ids.filter(|id| !wanted.is_empty() && id.to_string().starts_with(&wanted)).collect();
+    match found[..] {
+        [one] => Ok(one),
+        [] => Err(Error::Missing(text.to_owned())),
+        _ => Err(Error::Several { text: text.to_owned(), count: found.len() }),
+    }
+}
+
+fn of(archive: &Archive, head: &Head) -> Result<Session, Error> {
+    let mut totals = Totals::default();
+    for track in archive.totals(&head.id)?.into_values() {
+        totals += track;
+    }
+    Ok(tell(head, totals, archive.journal(&head.id, 0)?))
+}
+
+/// Puts together what the head, the groups and the journal say.
+fn tell(head: &Head, totals: Totals, journal: Vec<Bytes>) -> Session {
+    let mut told = Told { lines: Vec::new(), present: BTreeSet::new(), missing: 0 };
+    let mut chain = Chain::new(head.id, head.central);
+    for bytes in journal {
+        let entry = match Signed::<Entry>::parse(bytes) {
+            Ok(entry) if chain.accept(&entry).is_ok() => entry,
+            _ => {
+                told.broken(chain.len());
+                break;
+            }
+        };
+        told.add(head, entry.content());
+    }
+    let points = head.points.iter().map(|member| SessionPoint {
+        number: member.number.get(),
+        name: member.name.clone(),
+        node: member.node.to_string(),
+        present: told.present.contains(&member.number),
+    });
+    Session {
+        id: head.id.to_string(),
+        title: head.title.clone(),
+        state: match head.state {
+            session::State::Open => State::Open,
+            session::State::Ended => State::Ended,
+        },
+        central: head.number(&head.central).map_or_else(|| head.central.to_string(), |number| name(head, number)),
+        started: head.started_unix_ms,
+        ended: head.ended_unix_ms,
+        points: points.collect(),
+        groups: totals.groups,
+        bytes: totals.bytes,
+        gaps: told.missing,
+        journal: told.lines,
+    }
+}
+
+struct Told {
+    lines: Vec<JournalLine>,
+    present: BTreeSet<PointNumber>,
+    /// Groups in gaps and not repaired. A repair is of groups from an earlier gap.
+    missing: u64,
+}
+
+impl Told {
+    fn add(&mut self, head: &Head, entry: &Entry) {
+        match &entry.event {
+            Event::Joined { point } => {
+                self.present.insert(*point);
+            }
+            Event::Left { point, .. } => {
+                self.present.remove(point);
+            }
+            Event::Gap { from_seq, to_seq, .. } => {
+                self.missing = self.missing.saturating_add(groups(*from_seq, *to_seq));
+            }
+            Event::Repaired { from_seq, to_seq, .. } => {
+                self.missing = self.missing.saturating_sub(groups(*from_seq, *to_seq));
+            }
+            Event::Ended { .. } => self.present.clear(),
+            Event::Started { .. } | Event::Resumed {} => {}
+        }
+        let event = words(head, &entry.event);
+        self.lines.push(JournalLine { n: entry.n, at_ms: entry.at_us / 1000, wall: entry.wall_ms, event });
+    }
+
+    fn broken(&mut self, n: u64) {
+        let event = "the journal is damaged from here on: what follows cannot be believed".to_owned();
+        let before = self.lines.last();
+        let (at_ms, wall) = before.map_or((0, 0), |line| (line.at_ms, line.wall));
+        self.lines.push(JournalLine { n, at_ms, wall, event });
+    }
+}
+
+fn groups(from_seq: u64, to_seq: u64) -> u64 {
+    to_seq.saturating_sub(from_seq).saturating_add(1)
+}
+
+fn words(head: &Head, event: &Event) -> String {
+    match event {
+        Event::Started { title, points } => {
+            let names: Vec<_> = points.iter().map(|point| point.name.as_str()).collect();
+            format!("started {title:?} with {}", names.join(", "))
+        }
+        Event::Joined { point } => format!("{} joined", name(head, *point)),
+        Event::Left { point, reason } => {
+            let why = match reason {
+                LeftReason::Left => "left",
+                LeftReason::Lost => "was lost: nothing is heard from it",
+                LeftReason::Removed => "was removed",
+            };
+            format!("{} {why}", name(head, *point))
+        }
+        Event::Gap { track, from_seq, to_seq, reason } => {
+            let why = match reason {
+                GapReason::Lost => "the point could not be reached",
+                GapReason::Shed => "the line was too slow",
+                GapReason::NotMade => "they were never made",
+                GapReason::LostAtSource => "the point has not got them either",
+                GapReason::Damaged => "they are damaged",
+            };
+            format!("{} missing: {why}", span(head, *track, *from_seq, *to_seq))
+        }
+        Event::Repaired { track, from_seq, to_seq } => {
+            format!("{} came after all", span(head, *track, *from_seq, *to_seq))
+        }
+        Event::Resumed {} => "central was down and continues".to_owned(),
+        Event::Ended { reason: EndReason::Closed } => "ended".to_owned(),
+        Event::Ended { reason: EndReason::Interrupted } => "ended: it had been interrupted".to_owned(),
+    }
+}
+
+fn span(head: &Head, track: TrackId, from_seq: u64, to_seq: u64) -> String {
+    let whose = name(head, track.point());
+    match from_seq == to_seq {
+        true => format!("{whose}, {}: group {from_seq}", track.kind()),
+        false => format!("{whose}, {}: groups {from_seq} to {to_seq}", track.kind()),
+    }
+}
+
+fn name(head: &Head, point: PointNumber) -> String {
+    head.member(point).map_or_else(|| format!("point {}", point.get()), |member| member.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use store::id::TrackKind;
+    use store::keys::NodeKey;
+
+    use super::*;
+
+    fn number(n: u16) -> PointNumber {
+        PointNumber::new(n).unwrap()
+    }
+
+    fn head(key: &NodeKey) -> Head {
+        let member = |n, name: &str, node| session::Member { number: number(n), node, name: name.to_owned() };
+        Head {
+            id: SessionId::from_parts(1_795_327_511_000, [7; 10]),
+            title: "Phiên thử".to_owned(),
+            state: session::State::Open,
+            central: key.id(),
+            points: vec![member(0, "Trung tâm", key.id()), member(1, "Kim Thành", NodeKey::generate().id())],
+            epoch: 0,
+            commitment: store::id::Hash::NONE,
+            suite: Default::default(),
+            started_unix_ms: 1_795_327_511_000,
+            ended_unix_ms: None,
+        }
+    }
+
+    #[test]
+    fn a_journal_becomes_sentences_and_sums() {
+        let key = NodeKey::generate();
+        let head = head(&key);
+        let mut chain = Chain::new(head.id, key.id());
+        let track = TrackId::new(number(1), TrackKind::Main);
+        let events = [
+            Event::Started { title: head.title.clone(), points: head.points.clone() },
+            Event::Joined { point: number(0) },
+            Event::Joined { point: number(1) },
+            Event::Left { point: number(1), reason: LeftReason::Lost },
+            Event::Gap { track, from_seq: 3, to_seq: 5, reason: GapReason::Lost },
+            Event::Repaired { track, from_seq: 4, to_seq: 4 },
+        ];
+        let mut journal: Vec<Bytes> = Vec::new();
+        for (n, event) in events.into_iter().enumerate() {
+            journal.push(chain.append(&key, n as u64 * 1_000_000, 5, event).bytes().clone());
+        }
+        let session = tell(&head, Totals { groups: 2, frames: 9, bytes: 100 }, journal.clone());
+        let lines: Vec<_> = session.journal.iter().map(|line| line.event.as_str()).collect();
+        let expected = [
+            "started \"Phiên thử\" with Trung tâm, Kim Thành",
+            "Trung tâm joined",
+            "Kim Thành joined",
+            "Kim Thành was lost: nothing is heard from it",
+            "Kim Thành, main: groups 3 to 5 missing: the point could not be reached",
+            "Kim Thành, main: group 4 came after all",
+        ];
+        assert_eq!(lines, expected);
+        assert_eq!((session.gaps, session.groups, session.bytes), (2, 2, 100));
+        assert_eq!(session.points.iter().map(|point| point.present).collect::<Vec<_>>(), [true, false]);
+        assert_eq!((session.central.as_str(), session.journal[3].at_ms), ("Trung tâm", 3000));
+
+        journal.remove(1);
+        let broken = tell(&head, Totals::default(), journal);
+        assert_eq!(broken.journal.len(), 2);
+        assert!(broken.journal[1].event.contains("damaged from here on"));
+        assert!(broken.points.iter().all(|point| !point.present));
+    }
+
+    #[test]
+    fn a_session_is_found_by_the_beginning_of_its_id() {
+        let ids = [[1; 10], [2; 10]].map(|random| SessionId::from_parts(1_795_327_511_000, random));
+        let printed = ids[1].to_string();
+        assert_eq!(pick(ids.into_iter(), &printed.to_uppercase()).unwrap(), ids[1]);
+        assert_eq!(pick(ids.into_iter(), &printed[..13]).unwrap(), ids[1]);
+        assert!(matches!(pick(ids.into_iter(), &printed[..4]), Err(Error::Several { count: 2, .. })));
+        assert!(matches!(pick(ids.into_iter(), "zzz"), Err(Error::Missing(_))));
+        assert!(matches!(pick(ids.into_iter(), ""), Err(Error::Missing(_))));
+    }
+}
