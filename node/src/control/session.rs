@@ -1,7 +1,7 @@
 //! Sessions as an archive tells them: for the running node's answers, and for commands that read a stopped node's folder.
 //! The journal is checked as it is read; what does not continue the chain is not shown as having happened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use store::archive::{self, Archive, Totals};
@@ -11,6 +11,12 @@ use store::session::{self, Head};
 use store::signed::Signed;
 
 use super::{Fault, JournalLine, Session, SessionPoint, State};
+
+/// Runs of missing groups counted in one gap: an hour of a track has 1,800 groups.
+const RUNS_MAX: usize = 100_000;
+
+/// What the journal calls missing, by track: first and last number, apart from one another.
+type Gaps = BTreeMap<TrackId, Vec<(u64, u64)>>;
 
 /// Why no session is shown.
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +84,18 @@ fn of(archive: &Archive, head: &Head) -> Result<Session, Error> {
     for track in archive.totals(&head.id)?.into_values() {
         totals += track;
     }
-    Ok(tell(head, totals, archive.journal(&head.id, 0)?))
+    let (mut session, gaps) = tell(head, totals, archive.journal(&head.id, 0)?);
+    for (track, missing) in gaps {
+        let have = archive.have(&head.id, track)?;
+        let runs = missing.into_iter().flat_map(|(from, to)| have.missing(from..=to, RUNS_MAX));
+        session.gaps = runs.fold(session.gaps, |sum, run| sum.saturating_add(groups(*run.start(), *run.end())));
+    }
+    Ok(session)
 }
 
-/// Puts together what the head, the groups and the journal say.
-fn tell(head: &Head, totals: Totals, journal: Vec<Bytes>) -> Session {
-    let mut told = Told { lines: Vec::new(), present: BTreeSet::new(), missing: 0 };
+/// Puts together what the head, the groups and the journal say. Gaps are not counted yet: much of them may have come.
+fn tell(head: &Head, totals: Totals, journal: Vec<Bytes>) -> (Session, Gaps) {
+    let mut told = Told { lines: Vec::new(), present: BTreeSet::new(), gaps: Gaps::new() };
     let mut chain = Chain::new(head.id, head.central);
     for bytes in journal {
         let entry = match Signed::<Entry>::parse(bytes) {
@@ -101,7 +113,7 @@ fn tell(head: &Head, totals: Totals, journal: Vec<Bytes>) -> Session {
         node: member.node.to_string(),
         present: told.present.contains(&member.number),
     });
-    Session {
+    let session = Session {
         id: head.id.to_string(),
         title: head.title.clone(),
         state: match head.state {
@@ -114,16 +126,32 @@ fn tell(head: &Head, totals: Totals, journal: Vec<Bytes>) -> Session {
         points: points.collect(),
         groups: totals.groups,
         bytes: totals.bytes,
-        gaps: told.missing,
+        gaps: 0,
         journal: told.lines,
+    };
+    for spans in told.gaps.values_mut() {
+        *spans = apart(std::mem::take(spans));
     }
+    (session, told.gaps)
+}
+
+/// The same numbers in spans that do not overlap, rising.
+fn apart(mut spans: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    spans.sort_unstable();
+    let mut apart: Vec<(u64, u64)> = Vec::with_capacity(spans.len());
+    for (from, to) in spans {
+        match apart.last_mut() {
+            Some((_, end)) if from <= *end => *end = to.max(*end),
+            _ => apart.push((from, to)),
+        }
+    }
+    apart
 }
 
 struct Told {
     lines: Vec<JournalLine>,
     present: BTreeSet<PointNumber>,
-    /// Groups in gaps and not repaired. A repair is of groups from an earlier gap.
-    missing: u64,
+    gaps: Gaps,
 }
 
 impl Told {
@@ -135,14 +163,11 @@ impl Told {
             Event::Left { point, .. } => {
                 self.present.remove(point);
             }
-            Event::Gap { from_seq, to_seq, .. } => {
-                self.missing = self.missing.saturating_add(groups(*from_seq, *to_seq));
-            }
-            Event::Repaired { from_seq, to_seq, .. } => {
-                self.missing = self.missing.saturating_sub(groups(*from_seq, *to_seq));
+            Event::Gap { track, from_seq, to_seq, .. } => {
+                self.gaps.entry(*track).or_default().push((*from_seq, *to_seq));
             }
             Event::Ended { .. } => self.present.clear(),
-            Event::Started { .. } | Event::Resumed {} => {}
+            Event::Started { .. } | Event::Repaired { .. } | Event::Resumed {} => {}
         }
         let event = words(head, &entry.event);
         self.lines.push(JournalLine { n: entry.n, at_ms: entry.at_us / 1000, wall: entry.wall_ms, event });
@@ -156,6 +181,7 @@ impl Told {
     }
 }
 
+/// How many numbers there are from one to the other.
 fn groups(from_seq: u64, to_seq: u64) -> u64 {
     to_seq.saturating_sub(from_seq).saturating_add(1)
 }
@@ -251,7 +277,7 @@ mod tests {
         for (n, event) in events.into_iter().enumerate() {
             journal.push(chain.append(&key, n as u64 * 1_000_000, 5, event).bytes().clone());
         }
-        let session = tell(&head, Totals { groups: 2, frames: 9, bytes: 100 }, journal.clone());
+        let (session, gaps) = tell(&head, Totals { groups: 2, frames: 9, bytes: 100 }, journal.clone());
         let lines: Vec<_> = session.journal.iter().map(|line| line.event.as_str()).collect();
         let expected = [
             "started \"Phiên thử\" with Trung tâm, Kim Thành",
@@ -262,15 +288,21 @@ mod tests {
             "Kim Thành, main: group 4 came after all",
         ];
         assert_eq!(lines, expected);
-        assert_eq!((session.gaps, session.groups, session.bytes), (2, 2, 100));
+        assert_eq!((session.groups, session.bytes), (2, 100));
+        assert_eq!(gaps, Gaps::from([(track, vec![(3, 5)])]));
         assert_eq!(session.points.iter().map(|point| point.present).collect::<Vec<_>>(), [true, false]);
         assert_eq!((session.central.as_str(), session.journal[3].at_ms), ("Trung tâm", 3000));
 
         journal.remove(1);
-        let broken = tell(&head, Totals::default(), journal);
+        let (broken, _) = tell(&head, Totals::default(), journal);
         assert_eq!(broken.journal.len(), 2);
         assert!(broken.journal[1].event.contains("damaged from here on"));
         assert!(broken.points.iter().all(|point| !point.present));
+    }
+
+    #[test]
+    fn a_group_in_two_gaps_is_missing_once() {
+        assert_eq!(apart(vec![(5, 9), (1, 2), (3, 6), (7, 7), (20, 20)]), [(1, 2), (3, 9), (20, 20)]);
     }
 
     #[test]
