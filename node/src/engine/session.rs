@@ -1,1 +1,851 @@
-//! engine/session
+//! Who is in which session, and what follows from it: the part that makes nodes meet without anybody at the keyboard.
+//!
+//! A node is *central* of a session its operator started, or *delegate* in one it was invited to. Both are the same
+//! program, so one engine holds both parts: [`chair`] and [`delegate`]. A node takes part in one running session at a
+//! time; sessions that are over stay here only as long as somebody still owes groups.
+//!
+//! Nothing is ever sent once and hoped for. Central repeats an invitation to a named point that is online and not
+//! joined, and an end to one that has not confirmed it; each message means the same the second time. So a point that
+//! starts late, dies, or loses its line for an hour needs no procedure of its own: it comes online, is asked again, and
+//! answers. The same holds for central, which takes up an open session it finds in its archive and asks everybody.
+//!
+//! What must not be forgotten is written before it is promised: a session exists once [`Output::Found`] is confirmed,
+//! a delegate says yes once [`Output::Admit`] is. Keys never enter here; the driver makes, wraps and opens them.
+
+mod chair;
+mod delegate;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::journal::{Event, LeftReason};
+use store::keys::Wrap;
+use store::session::{Head, State};
+
+use self::chair::Chair;
+use self::delegate::Delegate;
+use crate::engine::clock::{self, Line};
+use crate::engine::keeper;
+use crate::wire::control::{Last, Message, Span};
+
+/// How often an invitation, an end or a final report is repeated until it is answered.
+const ASK_AGAIN: Duration = Duration::from_millis(1_500);
+
+/// Sessions that are over and still remembered because somebody may owe groups; beyond it the oldest goes. What it
+/// lacks stays a gap in its journal.
+pub const PAST_MAX: usize = 8;
+
+/// Ended sessions remembered by their id, so that nobody joins one of them again: some years of weekly receptions.
+const ENDED_MAX: usize = 256;
+
+/// Live importance of tracks, from the media notes: sound of who speaks, then picture.
+const PRIORITY_AUDIO: u8 = 6;
+/// See [`PRIORITY_AUDIO`].
+const PRIORITY_THUMB: u8 = 5;
+/// See [`PRIORITY_AUDIO`].
+const PRIORITY_MAIN: u8 = 4;
+
+/// What does not change while the node runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub me: NodeId,
+    /// Zero of the local clock that media exchanges and invitations speak of.
+    pub epoch: Instant,
+    /// Everyone who may take part, and whether he may chair.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Most points in one session, central included.
+    pub points_max: usize,
+    /// How long the end of a session waits for its record to become whole. What is missing then is a gap, and goes on
+    /// being repaired.
+    pub whole_within: Duration,
+    /// How long the end waits for points that are out of reach at that moment.
+    pub finish_within: Duration,
+    /// A delegate that saw nothing of central for this long stops sending its room's picture and sound, and may be
+    /// invited elsewhere.
+    pub absence_max: Duration,
+    /// Addresses of our media endpoint told in invitations; empty when only its port is known.
+    pub media: Vec<SocketAddr>,
+    /// Port of our media endpoint.
+    pub media_port: u16,
+    /// Whether the small picture layer of every point is taken live too.
+    pub thumbs: bool,
+}
+
+/// A point of the roster, as far as sessions are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Whether it may chair a session.
+    pub chair: bool,
+}
+
+/// Names a question that waits for our answer: from a node over the mesh, or from an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A new session's secrets and names, made outside where randomness is.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    /// Its id.
+    pub id: SessionId,
+    /// Commitment to its key of epoch 0.
+    pub commitment: store::id::Hash,
+    /// That key for every point that may be named, us included.
+    pub wraps: BTreeMap<NodeId, Wrap>,
+    /// Wall clock, Unix milliseconds.
+    pub unix_ms: u64,
+}
+
+/// Where our own tracks of a session stand on our disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// First group number that was never reserved.
+    pub first_seq: u64,
+    /// Numbers reserved by an earlier run and, as far as can be known, never begun.
+    pub unused: Vec<Span>,
+    /// Last stored group of each recorded track.
+    pub tracks: Vec<Last>,
+}
+
+/// A session found in the archive when the node starts.
+#[derive(Clone, Debug)]
+pub struct Recalled {
+    /// Its head.
+    pub head: Head,
+    /// Our own tracks.
+    pub own: Own,
+    /// If we are its central: every wrap.
+    pub wraps: BTreeMap<NodeId, Wrap>,
+    /// If we are its central: the latest session time in journal and groups, in microseconds.
+    pub last_us: u64,
+    /// If we are its central: what is stored of each track of others, and what the journal says is missing.
+    pub kept: Vec<keeper::Input>,
+}
+
+/// What the engine is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A point is online in the mesh.
+    Up {
+        /// The point.
+        node: NodeId,
+    },
+    /// A point is no longer online in the mesh.
+    Down {
+        /// The point.
+        node: NodeId,
+    },
+    /// The media connection with a point stands.
+    MediaUp {
+        /// The point.
+        node: NodeId,
+    },
+    /// The media connection with a point is gone.
+    MediaDown {
+        /// The point.
+        node: NodeId,
+        /// Why, for the journal.
+        reason: LeftReason,
+    },
+    /// A point asks; answer with [`Output::Reply`].
+    Asked {
+        /// Who.
+        from: NodeId,
+        /// Names the answer.
+        ticket: Ticket,
+        /// What.
+        message: Message,
+    },
+    /// What became of [`Output::Ask`].
+    Answered {
+        /// Whom we asked.
+        node: NodeId,
+        /// About which session.
+        session: SessionId,
+        /// The answer; `None` when there was none.
+        answer: Option<Message>,
+    },
+    /// The operator starts a session; answer with [`Output::Tell`].
+    Start {
+        /// Names the answer.
+        ticket: Ticket,
+        /// What the session is called.
+        title: String,
+        /// Who takes part, besides us.
+        points: Vec<NodeId>,
+        /// Its secrets.
+        fresh: Fresh,
+    },
+    /// The operator ends the running session, or the one named.
+    End {
+        /// Names the answer.
+        ticket: Ticket,
+        /// Which, if named.
+        session: Option<SessionId>,
+        /// Wall clock, Unix milliseconds.
+        unix_ms: u64,
+    },
+    /// Answer to [`Output::Found`] and [`Output::Admit`].
+    Persisted {
+        /// The session.
+        session: SessionId,
+        /// Where our own tracks stand, or why it could not be written or opened.
+        result: Result<Own, String>,
+    },
+    /// Answer to [`Output::Unpublish`]: all our groups are closed and stored.
+    Closed {
+        /// The session.
+        session: SessionId,
+        /// Where our own tracks stand.
+        own: Own,
+    },
+    /// The archive knows this session from before the node started.
+    Recall {
+        /// What it knows.
+        recalled: Box<Recalled>,
+        /// Wall clock, Unix milliseconds.
+        unix_ms: u64,
+    },
+    /// A clock exchange with a neighbour, on local clocks in microseconds.
+    Clock {
+        /// The neighbour.
+        node: NodeId,
+        /// When we asked.
+        sent: u64,
+        /// What its clock said.
+        remote: u64,
+        /// When we heard.
+        received: u64,
+    },
+    /// A neighbour offers tracks.
+    Announced {
+        /// The neighbour.
+        node: NodeId,
+        /// The session.
+        session: SessionId,
+        /// The tracks.
+        tracks: Vec<TrackId>,
+    },
+    /// A live group of another point begins to arrive.
+    Began(GroupId),
+    /// The live stream of a group broke off.
+    Broke(GroupId),
+    /// A group of another point is on our disk.
+    Stored(GroupId),
+    /// A fetch is over; what it brought was stored, and told, before.
+    Fetched {
+        /// The session.
+        session: SessionId,
+        /// Whom we asked.
+        origin: NodeId,
+        /// What the origin has not got; `None` when it did not answer to the end.
+        missing: Option<Vec<u64>>,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What the engine wants done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Central: write a new session's head and wraps; answer with [`Input::Persisted`].
+    Found {
+        /// The head.
+        head: Head,
+        /// The key for each point.
+        wraps: BTreeMap<NodeId, Wrap>,
+    },
+    /// Delegate: open the wrap, check it against the head's commitment, write both; answer with [`Input::Persisted`].
+    Admit {
+        /// The head.
+        head: Head,
+        /// The key for us.
+        wrap: Wrap,
+    },
+    /// Write a changed head.
+    Update {
+        /// The head.
+        head: Head,
+    },
+    /// Central: append to the journal.
+    Journal {
+        /// The session.
+        session: SessionId,
+        /// Session time in microseconds.
+        at: u64,
+        /// What happened.
+        event: Event,
+    },
+    /// Let the session's points exchange tracks with us.
+    Open {
+        /// The session.
+        head: Head,
+    },
+    /// The session is over and nobody owes anything: forget it outside the archive.
+    Close {
+        /// The session.
+        session: SessionId,
+    },
+    /// Keep a media connection to this point.
+    Dial {
+        /// The point.
+        node: NodeId,
+        /// Where its media endpoint listens; empty means at the addresses the mesh knows.
+        addresses: Vec<SocketAddr>,
+        /// Its media port.
+        port: u16,
+    },
+    /// No more need for a media connection to this point.
+    HangUp {
+        /// The point.
+        node: NodeId,
+    },
+    /// Encode, seal, keep and send our room from this group number on.
+    Publish {
+        /// The session.
+        session: SessionId,
+        /// Our tracks.
+        tracks: Vec<TrackId>,
+        /// First group number.
+        first_seq: u64,
+    },
+    /// Close our groups and stop; answer with [`Input::Closed`] once all is stored.
+    Unpublish {
+        /// The session.
+        session: SessionId,
+    },
+    /// Ask for these tracks live; replaces what was asked of this neighbour before.
+    Subscribe {
+        /// The neighbour.
+        from: NodeId,
+        /// The session.
+        session: SessionId,
+        /// Tracks with their importance, 7 the highest.
+        tracks: Vec<(TrackId, u8)>,
+    },
+    /// Session time from now on.
+    Clock {
+        /// The session.
+        session: SessionId,
+        /// Local to session time.
+        line: Line,
+    },
+    /// Fetch past groups, store them, tell [`Input::Stored`] of each, then [`Input::Fetched`].
+    Fetch {
+        /// The session.
+        session: SessionId,
+        /// Whom to ask.
+        origin: NodeId,
+        /// The track.
+        track: TrackId,
+        /// First number.
+        from: u64,
+        /// Last number.
+        to: u64,
+        /// Longest answer in bytes.
+        max_bytes: u64,
+    },
+    /// Ask a point over the mesh; answer with [`Input::Answered`] in every case.
+    Ask {
+        /// Whom.
+        node: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Answer a point.
+    Reply {
+        /// The question.
+        ticket: Ticket,
+        /// The answer.
+        message: Message,
+    },
+    /// Answer the operator.
+    Tell {
+        /// The question.
+        ticket: Ticket,
+        /// The session, or why not.
+        outcome: Result<SessionId, Refusal>,
+    },
+}
+
+/// Why an operator's command is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// One at a time.
+    #[error("session {0} is running here; end it first")]
+    Busy(SessionId),
+    /// The roster does not allow it.
+    #[error("this point may not chair a session: its roster entry lacks the right \"chair\"")]
+    NotAllowed,
+    /// Nobody to talk to.
+    #[error("name at least one other point")]
+    Alone,
+    /// Not in the roster.
+    #[error("{0} is not a point of this node's roster")]
+    Unknown(NodeId),
+    /// No key was wrapped for it.
+    #[error("{0} has no wrapping key in this node's roster")]
+    NoKey(NodeId),
+    /// Over the limit.
+    #[error("{named} points are more than the {max} this node allows in one session (session.points_max)")]
+    TooMany {
+        /// Central included.
+        named: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A title or name nobody can print.
+    #[error("{0}")]
+    Text(String),
+    /// Nothing to end.
+    #[error("no session is running here")]
+    NotRunning,
+    /// Another session than the running one was named.
+    #[error("session {0} is not running here")]
+    Other(SessionId),
+    /// Only central ends a session.
+    #[error("only its central point, {0}, can end this session")]
+    NotCentral(String),
+    /// It is ending already.
+    #[error("session {0} is already ending")]
+    Ending(SessionId),
+    /// The disk refused.
+    #[error("the session could not be written: {0}")]
+    Storage(String),
+}
+
+/// What people may see of the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The running session.
+    pub session: Option<Running>,
+    /// Sessions that are over while somebody still owes groups.
+    pub past: Vec<SessionId>,
+}
+
+/// A running session as people may see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its id.
+    pub id: SessionId,
+    /// Its title.
+    pub title: String,
+    /// Its central point.
+    pub central: NodeId,
+    /// One word for what is going on.
+    pub phase: &'static str,
+    /// Session time in microseconds, once known.
+    pub time_us: Option<u64>,
+    /// How wrong that may be here.
+    pub time_error_us: Option<u64>,
+    /// Its points.
+    pub points: Vec<Seat>,
+    /// At central: the record, track by track.
+    pub record: BTreeMap<TrackId, keeper::Standing>,
+}
+
+/// A point in a running session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Its number.
+    pub number: PointNumber,
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Whether its media connection stands and it takes part. A delegate knows this of itself and central only.
+    pub joined: bool,
+}
+
+/// The engine of one node.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    /// Online in the mesh.
+    up: BTreeSet<NodeId>,
+    /// Connected for media.
+    linked: BTreeSet<NodeId>,
+    /// The session this node takes part in now; a key of `chairs` or `delegates`.
+    current: Option<SessionId>,
+    chairs: BTreeMap<SessionId, Chair>,
+    delegates: BTreeMap<SessionId, Delegate>,
+    /// Sessions of others that are over here, the latest [`ENDED_MAX`]: an invitation to one of them is a mistake.
+    ended: BTreeSet<SessionId>,
+    outbox: VecDeque<Output>,
+}
+
+/// What both parts may look at while they work.
+#[derive(Clone, Copy, Debug)]
+struct Context<'a> {
+    config: &'a Config,
+    up: &'a BTreeSet<NodeId>,
+    linked: &'a BTreeSet<NodeId>,
+    now: Instant,
+}
+
+impl Context<'_> {
+    /// The local clock in microseconds.
+    fn local(&self) -> u64 {
+        local(self.config.epoch, self.now)
+    }
+}
+
+fn local(epoch: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Engine {
+    /// A node that takes part in nothing yet.
+    pub fn new(config: Config) -> Engine {
+        Engine {
+            config,
+            up: BTreeSet::new(),
+            linked: BTreeSet::new(),
+            current: None,
+            chairs: BTreeMap::new(),
+            delegates: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            outbox: VecDeque::new(),
+        }
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Up { node } => {
+                self.up.insert(node);
+                self.each_chair(now, |chair, context, out| chair.up(context, node, out));
+                self.each_delegate(now, |delegate, context, out| delegate.up(context, node, out));
+            }
+            Input::Down { node } => {
+                self.up.remove(&node);
+            }
+            Input::MediaUp { node } => {
+                self.linked.insert(node);
+                self.each_chair(now, |chair, context, out| chair.media_up(context, node, out));
+            }
+            Input::MediaDown { node, reason } => {
+                self.linked.remove(&node);
+                self.each_chair(now, |chair, context, out| chair.media_down(context, node, reason, out));
+            }
+            Input::Asked { from, ticket, message } => self.asked(now, from, ticket, message),
+            Input::Answered { node, session, answer } => {
+                self.chair(now, session, |chair, context, out| chair.answered(context, node, answer.as_ref(), out));
+                self.delegate(now, session, |delegate, context, out| {
+                    delegate.answered(context, node, answer.as_ref(), out)
+                });
+            }
+            Input::Start { ticket, title, points, fresh } => self.start(now, ticket, title, points, fresh),
+            Input::End { ticket, session, unix_ms } => self.end(now, ticket, session, unix_ms),
+            Input::Persisted { session, result } => {
+                self.chair(now, session, |chair, context, out| chair.persisted(context, result.clone(), out));
+                self.delegate(now, session, |delegate, context, out| delegate.persisted(context, result, out));
+            }
+            Input::Closed { session, own } => {
+                self.chair(now, session, |chair, _, _| chair.closed());
+                self.delegate(now, session, |delegate, context, out| delegate.closed(context, own, out));
+            }
+            Input::Recall { recalled, unix_ms } => self.recall(now, *recalled, unix_ms),
+            Input::Clock { node, sent, remote, received } => {
+                let sample = clock::Input::Sample { sent, remote, received };
+                self.each_delegate(now, |delegate, context, out| delegate.clock(context, node, sample, out));
+            }
+            Input::Announced { node, session, tracks } => {
+                self.chair(now, session, |chair, context, out| chair.announced(context, node, &tracks, out));
+                self.delegate(now, session, |delegate, context, out| delegate.announced(context, node, &tracks, out));
+            }
+            Input::Began(group) => self.kept(now, group, |track, seq| keeper::Input::Began { track, seq }),
+            Input::Broke(group) => self.kept(now, group, |track, seq| keeper::Input::Broke { track, seq }),
+            Input::Stored(group) => self.kept(now, group, |track, seq| keeper::Input::Stored { track, seq }),
+            Input::Fetched { session, origin, missing } => self.chair(now, session, |chair, context, out| {
+                chair.keep(context, keeper::Input::Fetched { origin, missing }, out)
+            }),
+            Input::Tick => {}
+        }
+        self.work(now);
+    }
+
+    /// The next thing to do; drain until `None`.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outbox.pop_front()
+    }
+
+    /// When to come back with [`Input::Tick`].
+    pub fn deadline(&self) -> Option<Instant> {
+        let chairs = self.chairs.values().filter_map(|chair| chair.deadline(&self.config, &self.up));
+        let delegates = self.delegates.values().filter_map(|delegate| delegate.deadline(&self.config, &self.up));
+        chairs.chain(delegates).min()
+    }
+
+    /// What people may see.
+    pub fn view(&self, now: Instant) -> View {
+        let context = Context { config: &self.config, up: &self.up, linked: &self.linked, now };
+        let session = self.current.and_then(|id| match (self.chairs.get(&id), self.delegates.get(&id)) {
+            (Some(chair), _) => Some(chair.view(context)),
+            (None, Some(delegate)) => Some(delegate.view(context)),
+            (None, None) => None,
+        });
+        let past = self.chairs.keys().chain(self.delegates.keys()).filter(|&&id| Some(id) != self.current).copied();
+        View { session, past: past.collect() }
+    }
+
+    fn asked(&mut self, now: Instant, from: NodeId, ticket: Ticket, message: Message) {
+        let session = message.session();
+        let refuse = |out: &mut VecDeque<Output>, reason: &str| {
+            out.push_back(Output::Reply { ticket, message: Message::refused(session, reason) });
+        };
+        match message {
+            Message::Invite(invite) => self.invited(now, from, ticket, *invite),
+            Message::End(end) => match self.delegates.get(&session).map(|delegate| delegate.central()) {
+                Some(central) if central == from => {
+                    self.delegate(now, session, |delegate, context, out| delegate.ended(context, ticket, end, out));
+                }
+                Some(_) => refuse(&mut self.outbox, "only the session's central point ends it"),
+                None => {
+                    let message = Message::Ending { session, took_part: false };
+                    self.outbox.push_back(Output::Reply { ticket, message });
+                }
+            },
+            Message::Finished(finished) => match self.chairs.contains_key(&session) {
+                true => self.chair(now, session, |chair, context, out| {
+                    chair.finished(context, from, ticket, &finished, out);
+                }),
+                false => refuse(&mut self.outbox, "this point does not chair that session"),
+            },
+            Message::Accepted(_)
+            | Message::Refused { .. }
+            | Message::Ending { .. }
+            | Message::Wait { .. }
+            | Message::Done { .. } => refuse(&mut self.outbox, "an answer to nothing that was asked"),
+        }
+    }
+
+    fn kept(&mut self, now: Instant, group: GroupId, input: impl FnOnce(TrackId, u64) -> keeper::Input) {
+        let input = input(group.track, group.seq);
+        self.chair(now, group.session, |chair, context, out| chair.keep(context, input, out));
+    }
+
+    /// Whether nothing speaks against an invitation `from` a node; the sentence says what does.
+    fn objection(&self, from: NodeId, head: &Head) -> Option<String> {
+        let Some(sender) = self.config.members.get(&from) else {
+            return Some("the sender is not in this point's roster".into());
+        };
+        if !sender.chair {
+            return Some(format!("{} may not chair a session by this point's roster", sender.name));
+        }
+        if head.central != from {
+            return Some("an invitation must come from the session's central point".into());
+        }
+        if head.state != State::Open {
+            return Some("that session has ended".into());
+        }
+        if !head.points.iter().any(|point| point.node == self.config.me) {
+            return Some("this point is not named in that session".into());
+        }
+        if head.points.len() > self.config.points_max {
+            let max = self.config.points_max;
+            return Some(format!("{} points are more than the {max} this point allows", head.points.len()));
+        }
+        if let Some(stranger) = head.points.iter().find(|point| !self.config.members.contains_key(&point.node)) {
+            return Some(format!("{} is not in this point's roster", stranger.node.short()));
+        }
+        if self.ended.contains(&head.id) {
+            return Some("that session has ended".into());
+        }
+        if let Some(objection) = self.delegates.get(&head.id).and_then(|known| known.objection(head)) {
+            return Some(objection.into());
+        }
+        match self.current {
+            Some(id) if id != head.id && !self.is_superseded(id, from, head) => {
+                Some(format!("this point takes part in session {id}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// A central chairs one session at a time, so its invitation to a later one says that the earlier is over.
+    fn is_superseded(&self, current: SessionId, from: NodeId, head: &Head) -> bool {
+        self.delegates
+            .get(&current)
+            .is_some_and(|delegate| delegate.central() == from && delegate.started_unix_ms() <= head.started_unix_ms)
+    }
+
+    fn invited(&mut self, now: Instant, from: NodeId, ticket: Ticket, invite: crate::wire::control::Invite) {
+        let id = invite.head.id;
+        if let Some(reason) = self.objection(from, &invite.head) {
+            self.outbox.push_back(Output::Reply { ticket, message: Message::refused(id, reason) });
+            return;
+        }
+        if let Some(current) = self.current.filter(|&current| current != id) {
+            self.delegate(now, current, |delegate, context, out| delegate.superseded(context, out));
+        }
+        if !self.delegates.contains_key(&id) {
+            self.delegates.insert(id, Delegate::new(invite.head.clone(), now));
+        }
+        self.current = Some(id);
+        self.delegate(now, id, |delegate, context, out| delegate.invited(context, ticket, invite, out));
+    }
+
+    fn start(&mut self, now: Instant, ticket: Ticket, title: String, points: Vec<NodeId>, fresh: Fresh) {
+        match Chair::plan(&self.config, self.current, title, &points, fresh) {
+            Ok(planned) => {
+                let (id, chair) = Chair::found(&self.config, now, ticket, planned, &mut self.outbox);
+                self.chairs.insert(id, chair);
+                self.current = Some(id);
+            }
+            Err(refusal) => self.outbox.push_back(Output::Tell { ticket, outcome: Err(refusal) }),
+        }
+    }
+
+    fn end(&mut self, now: Instant, ticket: Ticket, session: Option<SessionId>, unix_ms: u64) {
+        let refusal = match self.current {
+            None => session.map_or(Refusal::NotRunning, Refusal::Other),
+            Some(id) if session.is_some_and(|named| named != id) => Refusal::Other(session.unwrap_or(id)),
+            Some(id) => match self.delegates.get(&id) {
+                Some(delegate) => Refusal::NotCentral(delegate.central_name().to_owned()),
+                None => {
+                    self.chair(now, id, |chair, context, out| chair.end(context, ticket, unix_ms, out));
+                    return;
+                }
+            },
+        };
+        self.outbox.push_back(Output::Tell { ticket, outcome: Err(refusal) });
+    }
+
+    fn recall(&mut self, now: Instant, recalled: Recalled, unix_ms: u64) {
+        let id = recalled.head.id;
+        if recalled.head.central == self.config.me {
+            let resume = recalled.head.state == State::Open && self.current.is_none();
+            let context = Context { config: &self.config, up: &self.up, linked: &self.linked, now };
+            let chair = Chair::recall(context, recalled, unix_ms, resume, &mut self.outbox);
+            self.chairs.insert(id, chair);
+            if resume {
+                self.current = Some(id);
+            }
+        } else {
+            self.delegates.insert(id, Delegate::recall(recalled.head, recalled.own, now));
+        }
+    }
+
+    fn chair(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        act: impl FnOnce(&mut Chair, Context<'_>, &mut VecDeque<Output>),
+    ) {
+        let context = Context { config: &self.config, up: &self.up, linked: &self.linked, now };
+        if let Some(chair) = self.chairs.get_mut(&session) {
+            act(chair, context, &mut self.outbox);
+        }
+    }
+
+    fn delegate(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        act: impl FnOnce(&mut Delegate, Context<'_>, &mut VecDeque<Output>),
+    ) {
+        let context = Context { config: &self.config, up: &self.up, linked: &self.linked, now };
+        if let Some(delegate) = self.delegates.get_mut(&session) {
+            act(delegate, context, &mut self.outbox);
+        }
+    }
+
+    fn each_chair(&mut self, now: Instant, mut act: impl FnMut(&mut Chair, Context<'_>, &mut VecDeque<Output>)) {
+        let sessions: Vec<_> = self.chairs.keys().copied().collect();
+        for session in sessions {
+            self.chair(now, session, &mut act);
+        }
+    }
+
+    fn each_delegate(&mut self, now: Instant, mut act: impl FnMut(&mut Delegate, Context<'_>, &mut VecDeque<Output>)) {
+        let sessions: Vec<_> = self.delegates.keys().copied().collect();
+        for session in sessions {
+            self.delegate(now, session, &mut act);
+        }
+    }
+
+    /// Lets every part do what time or the last input made due, then drops those that are done.
+    fn work(&mut self, now: Instant) {
+        self.each_chair(now, |chair, context, out| chair.work(context, out));
+        self.each_delegate(now, |delegate, context, out| delegate.work(context, out));
+        if let Some(id) = self.current {
+            let chairs = self.chairs.get(&id).is_some_and(Chair::is_running);
+            let sits = self.delegates.get(&id).is_some_and(Delegate::is_running);
+            if !chairs && !sits {
+                self.current = None;
+            }
+        }
+        let over: Vec<_> = self.chairs.iter().filter(|(_, chair)| chair.is_settled()).map(|(&id, _)| id).collect();
+        over.into_iter().for_each(|id| self.drop_chair(id));
+        let over: Vec<_> = self.delegates.iter().filter(|(_, sits)| sits.is_settled()).map(|(&id, _)| id).collect();
+        over.into_iter().for_each(|id| self.drop_delegate(id));
+        self.forget_past();
+    }
+
+    fn drop_chair(&mut self, session: SessionId) {
+        if self.chairs.remove(&session).is_some() {
+            self.outbox.push_back(Output::Close { session });
+        }
+    }
+
+    /// Forgets a session and hangs up on its central unless another session still speaks with it. Points of our own
+    /// sessions dial us, and hang up themselves.
+    fn drop_delegate(&mut self, session: SessionId) {
+        let Some(delegate) = self.delegates.remove(&session) else { return };
+        if delegate.has_ended() {
+            self.ended.insert(session);
+            if self.ended.len() > ENDED_MAX {
+                self.ended.pop_first();
+            }
+        }
+        self.outbox.push_back(Output::Close { session });
+        let node = delegate.central();
+        if self.delegates.values().all(|other| other.central() != node) {
+            self.outbox.push_back(Output::HangUp { node });
+        }
+    }
+
+    fn forget_past(&mut self) {
+        oldest_beyond(self.chairs.keys(), self.current).into_iter().for_each(|id| self.drop_chair(id));
+        oldest_beyond(self.delegates.keys(), self.current).into_iter().for_each(|id| self.drop_delegate(id));
+    }
+}
+
+/// Sessions beyond [`PAST_MAX`], oldest first; ids sort by start.
+fn oldest_beyond<'a>(ids: impl Iterator<Item = &'a SessionId>, current: Option<SessionId>) -> Vec<SessionId> {
+    let mut past: Vec<SessionId> = ids.copied().filter(|&id| Some(id) != current).collect();
+    past.truncate(past.len().saturating_sub(PAST_MAX));
+    past
+}
+
+/// Whether a track belongs to the record; thumbnails are live only.
+pub fn is_recorded(kind: TrackKind) -> bool {
+    match kind {
+        TrackKind::Audio | TrackKind::Main | TrackKind::Screen => true,
+        TrackKind::Thumb => false,
+    }
+}
+
+/// The kinds a room offers; the screen comes and goes by itself.
+const OFFERED: [TrackKind; 3] = [TrackKind::Audio, TrackKind::Main, TrackKind::Thumb];
+
+fn tracks_of(number: PointNumber) -> Vec<TrackId> {
+    OFFERED.iter().map(|&kind| TrackId::new(number, kind)).collect()
+}
+
+/// The importance of a track live, or `None` when it is not wanted.
+fn priority(config: &Config, kind: TrackKind) -> Option<u8> {
+    match kind {
+        TrackKind::Audio => Some(PRIORITY_AUDIO),
+        TrackKind::Thumb => config.thumbs.then_some(PRIORITY_THUMB),
+        TrackKind::Main | TrackKind::Screen => Some(PRIORITY_MAIN),
+    }
+}
+
+#[cfg(test)]
+mod tests;

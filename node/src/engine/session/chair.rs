@@ -1,0 +1,592 @@
+//! Central's part of one session: inviting, knowing who is there, keeping the record whole, ending.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::journal::{EndReason, Event, GapReason, LeftReason};
+use store::keys::Wrap;
+use store::seal::Suite;
+use store::session::{Head, Member, State};
+
+use super::{
+    ASK_AGAIN, Config, Context, Fresh, Output, Own, Recalled, Refusal, Running, Seat, Ticket, is_recorded, priority,
+    tracks_of,
+};
+use crate::engine::clock::Line;
+use crate::engine::keeper::{self, Keeper, Reason};
+use crate::wire::control::{self, Accepted, Finished, Invite, Message, Span};
+
+/// One session we chair.
+#[derive(Debug)]
+pub(super) struct Chair {
+    head: Head,
+    wraps: BTreeMap<NodeId, Wrap>,
+    /// Local clock of the session's start; negative when we restarted since.
+    origin: i64,
+    phase: Phase,
+    /// Everyone but us.
+    places: BTreeMap<NodeId, Place>,
+    keeper: Keeper,
+    /// The operator waiting for the end.
+    waiting: Option<Ticket>,
+    /// When we last looked whether something is due.
+    looked: Instant,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The head is being written; nobody was told.
+    Founding { ticket: Ticket },
+    /// In session.
+    Running,
+    /// Everybody is told, last groups come in.
+    Ending { unix_ms: u64, since: Instant, closed: bool },
+    /// Ended in the journal; some may still owe groups or not know.
+    Over,
+    /// Never came to be, or nothing is left to do.
+    Settled,
+}
+
+#[derive(Debug)]
+struct Place {
+    number: PointNumber,
+    /// Took the key in this run of its program, as far as we know.
+    accepted: bool,
+    joined: bool,
+    /// Confirmed the end.
+    knows_end: bool,
+    /// Named its last groups.
+    reported: bool,
+    /// Owes us nothing.
+    settled: bool,
+    /// A question is under way.
+    asking: bool,
+    ask_at: Instant,
+}
+
+impl Place {
+    fn new(number: PointNumber, now: Instant) -> Place {
+        Place {
+            number,
+            accepted: false,
+            joined: false,
+            knows_end: false,
+            reported: false,
+            settled: false,
+            asking: false,
+            ask_at: now,
+        }
+    }
+}
+
+/// A session that may be founded.
+#[derive(Debug)]
+pub(super) struct Planned {
+    head: Head,
+    wraps: BTreeMap<NodeId, Wrap>,
+}
+
+impl Chair {
+    /// Checks an operator's wish for a session.
+    pub(super) fn plan(
+        config: &Config,
+        current: Option<SessionId>,
+        title: String,
+        points: &[NodeId],
+        fresh: Fresh,
+    ) -> Result<Planned, Refusal> {
+        if let Some(running) = current {
+            return Err(Refusal::Busy(running));
+        }
+        let me = config.members.get(&config.me).filter(|me| me.chair).ok_or(Refusal::NotAllowed)?;
+        let mut others = Vec::new();
+        for &node in points {
+            if node != config.me && !others.contains(&node) {
+                others.push(node);
+            }
+            // Checked here so that a list of any length costs no more than the limit.
+            let max = config.points_max.min(control::POINTS_MAX);
+            if others.len() >= max {
+                let distinct: BTreeSet<_> = points.iter().chain([&config.me]).collect();
+                return Err(Refusal::TooMany { named: distinct.len(), max });
+            }
+        }
+        if others.is_empty() {
+            return Err(Refusal::Alone);
+        }
+        let number = |place: usize| {
+            u16::try_from(place).ok().and_then(PointNumber::new).expect("points are limited far below 8191")
+        };
+        let mut seats = vec![Member { number: number(1), node: config.me, name: me.name.clone() }];
+        for (place, node) in others.into_iter().enumerate() {
+            let member = config.members.get(&node).ok_or(Refusal::Unknown(node))?;
+            seats.push(Member { number: number(place + 2), node, name: member.name.clone() });
+        }
+        let mut wraps = fresh.wraps;
+        wraps.retain(|node, _| seats.iter().any(|seat| seat.node == *node));
+        if let Some(seat) = seats.iter().find(|seat| !wraps.contains_key(&seat.node)) {
+            return Err(Refusal::NoKey(seat.node));
+        }
+        let head = Head {
+            id: fresh.id,
+            title,
+            state: State::Open,
+            central: config.me,
+            points: seats,
+            epoch: 0,
+            commitment: fresh.commitment,
+            suite: Suite::default(),
+            started_unix_ms: fresh.unix_ms,
+            ended_unix_ms: None,
+        };
+        head.check().map_err(|error| Refusal::Text(error.to_string()))?;
+        Ok(Planned { head, wraps })
+    }
+
+    /// Begins a session: it exists once its head is written.
+    pub(super) fn found(
+        config: &Config,
+        now: Instant,
+        ticket: Ticket,
+        planned: Planned,
+        out: &mut VecDeque<Output>,
+    ) -> (SessionId, Chair) {
+        let Planned { head, wraps } = planned;
+        let local = super::local(config.epoch, now);
+        out.push_back(Output::Found { head: head.clone(), wraps: wraps.clone() });
+        let origin = i64::try_from(local).unwrap_or(i64::MAX);
+        let chair = Chair::new(config, head, wraps, origin, Phase::Founding { ticket }, now);
+        (chair.head.id, chair)
+    }
+
+    /// Takes up a session from the archive: an open one runs on if it may, else it is closed as interrupted; one that
+    /// is over waits for those who still owe groups.
+    pub(super) fn recall(
+        context: Context<'_>,
+        recalled: Recalled,
+        unix_ms: u64,
+        resume: bool,
+        out: &mut VecDeque<Output>,
+    ) -> Chair {
+        let Recalled { head, own, wraps, last_us, kept } = recalled;
+        // The wall clock says how long we were away, unless it was set back; time already used is never used again.
+        let by_wall = unix_ms.saturating_sub(head.started_unix_ms).saturating_mul(1_000);
+        let time = by_wall.max(last_us.saturating_add(1));
+        let local = i128::from(context.local());
+        let origin = i64::try_from(local - i128::from(time)).unwrap_or(i64::MIN);
+        let open = head.state == State::Open;
+        let phase = if resume { Phase::Running } else { Phase::Over };
+        let mut chair = Chair::new(context.config, head, wraps, origin, phase, context.now);
+        for input in kept {
+            chair.keep(context, input, out);
+        }
+        out.push_back(Output::Open { head: chair.head.clone() });
+        if resume {
+            chair.journal(context, Event::Resumed {}, out);
+            chair.publish(context, own.first_seq, out);
+        } else if open {
+            chair.conclude(context, unix_ms, EndReason::Interrupted, out);
+        }
+        for &node in context.linked {
+            chair.keep(context, keeper::Input::Reachable { origin: node, reachable: true }, out);
+        }
+        chair
+    }
+
+    fn new(
+        config: &Config,
+        head: Head,
+        wraps: BTreeMap<NodeId, Wrap>,
+        origin: i64,
+        phase: Phase,
+        now: Instant,
+    ) -> Chair {
+        let mut keeper = Keeper::default();
+        let mut places = BTreeMap::new();
+        for point in head.points.iter().filter(|point| point.node != config.me) {
+            places.insert(point.node, Place::new(point.number, now));
+            for kind in TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)) {
+                let track = TrackId::new(point.number, kind);
+                keeper.handle(now, keeper::Input::Track { track, origin: point.node });
+            }
+        }
+        Chair { head, wraps, origin, phase, places, keeper, waiting: None, looked: now }
+    }
+
+    /// Whether this is still the session the node is in.
+    pub(super) fn is_running(&self) -> bool {
+        match self.phase {
+            Phase::Founding { .. } | Phase::Running | Phase::Ending { .. } => true,
+            Phase::Over | Phase::Settled => false,
+        }
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Settled)
+    }
+
+    /// The head and wraps are written, or could not be.
+    pub(super) fn persisted(&mut self, context: Context<'_>, result: Result<Own, String>, out: &mut VecDeque<Output>) {
+        let Phase::Founding { ticket } = self.phase else { return };
+        match result {
+            Ok(own) => {
+                self.phase = Phase::Running;
+                // Session time begins now that the session exists.
+                self.origin = i64::try_from(context.local()).unwrap_or(i64::MAX);
+                let (title, points) = (self.head.title.clone(), self.head.points.clone());
+                self.journal(context, Event::Started { title, points }, out);
+                out.push_back(Output::Open { head: self.head.clone() });
+                self.publish(context, own.first_seq, out);
+                for &node in context.linked {
+                    self.keep(context, keeper::Input::Reachable { origin: node, reachable: true }, out);
+                }
+                out.push_back(Output::Tell { ticket, outcome: Ok(self.head.id) });
+            }
+            Err(reason) => {
+                self.phase = Phase::Settled;
+                out.push_back(Output::Tell { ticket, outcome: Err(Refusal::Storage(reason)) });
+            }
+        }
+    }
+
+    fn publish(&mut self, context: Context<'_>, first_seq: u64, out: &mut VecDeque<Output>) {
+        let session = self.head.id;
+        out.push_back(Output::Clock { session, line: Line::central(self.origin) });
+        if let Some(number) = self.head.number(&context.config.me) {
+            out.push_back(Output::Publish { session, tracks: tracks_of(number), first_seq });
+        }
+    }
+
+    /// A point came online, perhaps with a new run of its program that knows nothing.
+    pub(super) fn up(&mut self, context: Context<'_>, node: NodeId, _: &mut VecDeque<Output>) {
+        if let Some(place) = self.places.get_mut(&node) {
+            place.accepted = false;
+            place.knows_end = false;
+            place.asking = false;
+            place.ask_at = context.now;
+        }
+    }
+
+    pub(super) fn media_up(&mut self, context: Context<'_>, node: NodeId, out: &mut VecDeque<Output>) {
+        if !self.places.contains_key(&node) {
+            return;
+        }
+        self.keep(context, keeper::Input::Reachable { origin: node, reachable: true }, out);
+        self.join(context, node, out);
+    }
+
+    pub(super) fn media_down(
+        &mut self,
+        context: Context<'_>,
+        node: NodeId,
+        reason: LeftReason,
+        out: &mut VecDeque<Output>,
+    ) {
+        self.keep(context, keeper::Input::Reachable { origin: node, reachable: false }, out);
+        let Some(place) = self.places.get_mut(&node) else { return };
+        if std::mem::take(&mut place.joined) && matches!(self.phase, Phase::Running) {
+            place.ask_at = context.now + ASK_AGAIN;
+            let point = place.number;
+            self.journal(context, Event::Left { point, reason }, out);
+        }
+    }
+
+    /// Takes a point as joined once it has the key and its media connection stands.
+    fn join(&mut self, context: Context<'_>, node: NodeId, out: &mut VecDeque<Output>) {
+        let Some(place) = self.places.get_mut(&node) else { return };
+        let ready = place.accepted && context.linked.contains(&node) && matches!(self.phase, Phase::Running);
+        if ready && !place.joined {
+            place.joined = true;
+            let point = place.number;
+            self.journal(context, Event::Joined { point }, out);
+        }
+    }
+
+    /// What a point answered to an invitation or an end.
+    pub(super) fn answered(
+        &mut self,
+        context: Context<'_>,
+        node: NodeId,
+        answer: Option<&Message>,
+        out: &mut VecDeque<Output>,
+    ) {
+        let Some(place) = self.places.get_mut(&node) else { return };
+        place.asking = false;
+        match answer {
+            Some(Message::Accepted(accepted)) => {
+                place.accepted = true;
+                let Accepted { unused, .. } = accepted;
+                self.unused(context, node, unused, out);
+                self.join(context, node, out);
+            }
+            Some(Message::Ending { took_part, .. }) => {
+                place.knows_end = true;
+                place.settled |= !took_part;
+            }
+            Some(Message::Refused { session, reason }) => {
+                tracing::warn!(%session, point = %place.number, reason, "a point refused");
+            }
+            Some(
+                Message::Invite(_)
+                | Message::End(_)
+                | Message::Finished(_)
+                | Message::Wait { .. }
+                | Message::Done { .. },
+            )
+            | None => {}
+        }
+    }
+
+    fn unused(&mut self, context: Context<'_>, node: NodeId, spans: &[Span], out: &mut VecDeque<Output>) {
+        for &Span { track, from, to } in spans {
+            if !self.owns(node, track) {
+                continue;
+            }
+            self.keep(context, keeper::Input::Unused { track, from, to }, out);
+        }
+    }
+
+    fn owns(&self, node: NodeId, track: TrackId) -> bool {
+        self.places.get(&node).is_some_and(|place| place.number == track.point())
+    }
+
+    /// A point offers tracks: take all of the record from it, and its small layer if wanted.
+    pub(super) fn announced(
+        &mut self,
+        context: Context<'_>,
+        node: NodeId,
+        tracks: &[TrackId],
+        out: &mut VecDeque<Output>,
+    ) {
+        let wanted: BTreeMap<TrackId, u8> = tracks
+            .iter()
+            .filter(|&&track| self.owns(node, track))
+            .filter_map(|&track| Some((track, priority(context.config, track.kind())?)))
+            .collect();
+        if !wanted.is_empty() {
+            let tracks = wanted.into_iter().collect();
+            out.push_back(Output::Subscribe { from: node, session: self.head.id, tracks });
+        }
+    }
+
+    /// Hands an input to the keeper and what it wants to the outside.
+    pub(super) fn keep(&mut self, context: Context<'_>, input: keeper::Input, out: &mut VecDeque<Output>) {
+        self.keeper.handle(context.now, input);
+        self.drain_keeper(context, out);
+    }
+
+    fn drain_keeper(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
+        let session = self.head.id;
+        while let Some(output) = self.keeper.poll() {
+            match output {
+                keeper::Output::Gap { track, from, to, reason } => {
+                    let reason = match reason {
+                        Reason::Interrupted => GapReason::Shed,
+                        Reason::NotReceived => GapReason::Lost,
+                        Reason::LostAtSource => GapReason::LostAtSource,
+                    };
+                    self.journal(context, Event::Gap { track, from_seq: from, to_seq: to, reason }, out);
+                }
+                keeper::Output::Repaired { track, from, to } => {
+                    self.journal(context, Event::Repaired { track, from_seq: from, to_seq: to }, out);
+                }
+                keeper::Output::Fetch { origin, track, from, to, max_bytes } => {
+                    out.push_back(Output::Fetch { session, origin, track, from, to, max_bytes });
+                }
+            }
+        }
+    }
+
+    /// The operator ends the session.
+    pub(super) fn end(&mut self, context: Context<'_>, ticket: Ticket, unix_ms: u64, out: &mut VecDeque<Output>) {
+        let id = self.head.id;
+        match self.phase {
+            Phase::Running => {
+                self.waiting = Some(ticket);
+                self.phase = Phase::Ending { unix_ms, since: context.now, closed: false };
+                out.push_back(Output::Unpublish { session: id });
+                for place in self.places.values_mut() {
+                    place.ask_at = context.now;
+                }
+            }
+            Phase::Founding { .. } | Phase::Ending { .. } | Phase::Over | Phase::Settled => {
+                out.push_back(Output::Tell { ticket, outcome: Err(Refusal::Ending(id)) });
+            }
+        }
+    }
+
+    /// Our own last groups are stored.
+    pub(super) fn closed(&mut self) {
+        if let Phase::Ending { closed, .. } = &mut self.phase {
+            *closed = true;
+        }
+    }
+
+    /// A point names its last groups, or asks whether we have them now.
+    pub(super) fn finished(
+        &mut self,
+        context: Context<'_>,
+        from: NodeId,
+        ticket: Ticket,
+        finished: &Finished,
+        out: &mut VecDeque<Output>,
+    ) {
+        let session = self.head.id;
+        let refuse = |reason: &str| Output::Reply { ticket, message: Message::refused(session, reason) };
+        let Some(place) = self.places.get_mut(&from) else {
+            out.push_back(refuse("the sender is not a point of that session"));
+            return;
+        };
+        match self.phase {
+            Phase::Ending { .. } | Phase::Over => {}
+            Phase::Founding { .. } | Phase::Running | Phase::Settled => {
+                out.push_back(refuse("that session has not ended"));
+                return;
+            }
+        }
+        place.knows_end = true;
+        place.reported = true;
+        let number = place.number;
+        self.unused(context, from, &finished.unused, out);
+        for kind in TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)) {
+            let track = TrackId::new(number, kind);
+            let last = finished.tracks.iter().find(|last| last.track == track).map(|last| last.seq);
+            self.keep(context, keeper::Input::Finished { track, last }, out);
+        }
+        let whole = self.keeper.is_whole_of(from);
+        if let Some(place) = self.places.get_mut(&from) {
+            place.settled = whole;
+        }
+        let message = if whole { Message::Done { session } } else { Message::Wait { session } };
+        out.push_back(Output::Reply { ticket, message });
+    }
+
+    /// Asks whom it is time to ask; moves on when what was waited for is there.
+    pub(super) fn work(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
+        self.looked = context.now;
+        self.keep(context, keeper::Input::Tick, out);
+        if let Phase::Ending { unix_ms, .. } = self.phase
+            && self.may_conclude(context)
+        {
+            self.conclude(context, unix_ms, EndReason::Closed, out);
+        }
+        if matches!(self.phase, Phase::Over) && self.places.values().all(|place| place.settled) {
+            self.phase = Phase::Settled;
+        }
+        let due: Vec<NodeId> = self
+            .places
+            .iter()
+            .filter(|(node, place)| self.is_asked(context.up, node, place) && place.ask_at <= context.now)
+            .map(|(&node, _)| node)
+            .collect();
+        for node in due {
+            let Some(message) = self.question(context.config, node) else { continue };
+            if let Some(place) = self.places.get_mut(&node) {
+                place.asking = true;
+                place.ask_at = context.now + ASK_AGAIN;
+            }
+            out.push_back(Output::Ask { node, message });
+        }
+    }
+
+    pub(super) fn deadline(&self, config: &Config, up: &BTreeSet<NodeId>) -> Option<Instant> {
+        let asks = self.places.iter().filter(|(node, place)| self.is_asked(up, node, place));
+        let asks = asks.map(|(_, place)| place.ask_at);
+        let bounds = match self.phase {
+            Phase::Ending { since, .. } => [config.finish_within, config.whole_within].map(|bound| Some(since + bound)),
+            Phase::Founding { .. } | Phase::Running | Phase::Over | Phase::Settled => [None, None],
+        };
+        let bounds = bounds.into_iter().flatten().filter(|&bound| bound > self.looked);
+        asks.chain(self.keeper.deadline()).chain(bounds).min()
+    }
+
+    /// Whether there is something to ask a point.
+    fn is_asked(&self, up: &BTreeSet<NodeId>, node: &NodeId, place: &Place) -> bool {
+        let something = match self.phase {
+            Phase::Running => !place.accepted || !place.joined,
+            Phase::Ending { .. } | Phase::Over => !place.knows_end && !place.settled,
+            Phase::Founding { .. } | Phase::Settled => false,
+        };
+        something && !place.asking && up.contains(node)
+    }
+
+    fn question(&self, config: &Config, node: NodeId) -> Option<Message> {
+        match self.phase {
+            Phase::Running => Some(Message::Invite(Box::new(Invite {
+                head: self.head.clone(),
+                wrap: self.wraps.get(&node)?.clone(),
+                media: config.media.clone(),
+                media_port: config.media_port,
+                origin: self.origin,
+            }))),
+            Phase::Ending { unix_ms, .. } => Some(self.end_message(config, unix_ms)),
+            Phase::Over => Some(self.end_message(config, self.head.ended_unix_ms.unwrap_or(0))),
+            Phase::Founding { .. } | Phase::Settled => None,
+        }
+    }
+
+    fn end_message(&self, config: &Config, unix_ms: u64) -> Message {
+        Message::End(control::End {
+            session: self.head.id,
+            unix_ms,
+            media: config.media.clone(),
+            media_port: config.media_port,
+        })
+    }
+
+    /// Whether the record is as whole as it can be made now.
+    fn may_conclude(&self, context: Context<'_>) -> bool {
+        let Phase::Ending { since, closed, .. } = &self.phase else { return false };
+        let waited = context.now.saturating_duration_since(*since);
+        if waited >= context.config.whole_within {
+            return true;
+        }
+        *closed
+            && self.places.iter().all(|(node, place)| {
+                let gone = !context.linked.contains(node) && waited >= context.config.finish_within;
+                place.settled || gone || (place.reported && self.keeper.is_whole_of(*node))
+            })
+    }
+
+    fn conclude(&mut self, context: Context<'_>, unix_ms: u64, reason: EndReason, out: &mut VecDeque<Output>) {
+        self.keep(context, keeper::Input::Reckon, out);
+        self.journal(context, Event::Ended { reason }, out);
+        self.head.state = State::Ended;
+        self.head.ended_unix_ms = Some(unix_ms);
+        out.push_back(Output::Update { head: self.head.clone() });
+        if let Some(ticket) = self.waiting.take() {
+            out.push_back(Output::Tell { ticket, outcome: Ok(self.head.id) });
+        }
+        self.phase = Phase::Over;
+    }
+
+    fn journal(&self, context: Context<'_>, event: Event, out: &mut VecDeque<Output>) {
+        let at = Line::central(self.origin).session_at(context.local());
+        out.push_back(Output::Journal { session: self.head.id, at, event });
+    }
+
+    pub(super) fn view(&self, context: Context<'_>) -> Running {
+        let points = self.head.points.iter().map(|point| Seat {
+            number: point.number,
+            node: point.node,
+            name: point.name.clone(),
+            joined: self.places.get(&point.node).is_none_or(|place| place.joined),
+        });
+        Running {
+            id: self.head.id,
+            title: self.head.title.clone(),
+            central: self.head.central,
+            phase: match self.phase {
+                Phase::Founding { .. } => "starting",
+                Phase::Running => "running",
+                Phase::Ending { .. } => "ending",
+                Phase::Over | Phase::Settled => "over",
+            },
+            time_us: Some(Line::central(self.origin).session_at(context.local())),
+            time_error_us: Some(0),
+            points: points.collect(),
+            record: self.keeper.standing(),
+        }
+    }
+}
