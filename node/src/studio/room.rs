@@ -1,0 +1,243 @@
+//! This point's own picture and sound, from the encoders to the disk and the line.
+//!
+//! For each group: a header goes out at once, each frame is sealed and goes out as it is made, and when the group is
+//! complete the record goes to the vault. Only when it is on the disk does the end go out. So whoever holds a whole
+//! group of ours knows that we hold it too; a group without an end may be lost with us, and nobody claims otherwise.
+//!
+//! If our disk refuses a group, its end goes out all the same: central's copy is then the only one, and worth more than
+//! the rule.
+//!
+//! Group numbers are reserved on the disk ahead of their use, so a run of the program that was killed leaves none behind
+//! that could be used again.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use codec::capture::Source;
+use codec::frame::Frame;
+use codec::production::{self, Layer, Production};
+use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::keys::SessionKey;
+use store::record::{Flags, Writer};
+use store::seal::{Sealer, Start};
+use store::session::Head;
+
+use super::timeline::Timeline;
+use crate::engine::session::is_recorded;
+use crate::media::{Media, live};
+use crate::vault::Vault;
+
+/// Group numbers reserved at once: half a minute, so that reserving is rare and a restart skips little.
+pub(crate) const RESERVE: u64 = 16;
+
+/// What a room needs to publish.
+pub(super) struct Setup {
+    pub(super) head: Head,
+    pub(super) key: SessionKey,
+    pub(super) me: NodeId,
+    pub(super) number: PointNumber,
+    /// Group numbers that are reserved on the disk.
+    pub(super) reserved: Range<u64>,
+    pub(super) production: production::Config,
+    pub(super) timeline: Timeline,
+    pub(super) media: Media,
+    pub(super) vault: Vault,
+}
+
+/// A room that publishes. Dropping it closes its groups.
+#[derive(Debug)]
+pub(super) struct Room {
+    production: Production,
+    lanes: Arc<Lanes>,
+}
+
+impl Room {
+    /// Starts to capture, encode, seal, keep and send.
+    pub(super) fn start(source: Box<dyn Source>, setup: Setup) -> Result<Room, production::Error> {
+        let timeline = setup.timeline.clone();
+        let config = production::Config { first_seq: setup.reserved.start, ..setup.production };
+        let lanes = Arc::new(Lanes::new(setup));
+        let sink = Arc::clone(&lanes);
+        let production = Production::start(
+            source,
+            config,
+            Arc::new(move |local| timeline.session(local)),
+            Arc::new(move |layer, output| sink.take(layer, output)),
+        )?;
+        Ok(Room { production, lanes })
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        self.lanes.session
+    }
+
+    pub(super) fn number(&self) -> PointNumber {
+        self.lanes.number
+    }
+
+    pub(super) fn production(&self) -> &Production {
+        &self.production
+    }
+
+    /// Group numbers that are reserved and that no layer has used.
+    pub(super) fn reserved(&self) -> Range<u64> {
+        self.lanes.next_seq.load(Ordering::Relaxed)..self.lanes.reserved.load(Ordering::Relaxed)
+    }
+
+    /// Ends capture and closes every group; they are in the vault's queue when this returns. Blocks for some frames.
+    pub(super) fn stop(self) -> production::Stats {
+        self.production.stop()
+    }
+}
+
+/// The layers of a room. Each is fed by its own encoder thread.
+#[derive(Debug)]
+struct Lanes {
+    session: SessionId,
+    number: PointNumber,
+    media: Media,
+    vault: Vault,
+    audio: Mutex<Lane>,
+    main: Mutex<Lane>,
+    thumb: Mutex<Lane>,
+    /// Numbers below are reserved on the disk.
+    reserved: Arc<AtomicU64>,
+    /// Numbers below are reserved or being reserved.
+    asked: AtomicU64,
+    next_seq: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    kind: TrackKind,
+    /// Here between groups, in the writer during one.
+    sealer: Option<Sealer>,
+    open: Option<Open>,
+}
+
+/// A group being made.
+#[derive(Debug)]
+struct Open {
+    writer: Writer,
+    live: live::Writer,
+}
+
+impl Lanes {
+    fn new(setup: Setup) -> Lanes {
+        let Setup { head, key, me, number, reserved, media, vault, .. } = setup;
+        let lane = |kind| {
+            let track = TrackId::new(number, kind);
+            let sealer = Sealer::new(&key, head.suite, head.id, me, track, head.epoch, Start::random());
+            Mutex::new(Lane { kind, sealer: Some(sealer), open: None })
+        };
+        Lanes {
+            session: head.id,
+            number,
+            media,
+            vault,
+            audio: lane(TrackKind::Audio),
+            main: lane(TrackKind::Main),
+            thumb: lane(TrackKind::Thumb),
+            reserved: Arc::new(AtomicU64::new(reserved.end)),
+            asked: AtomicU64::new(reserved.end),
+            next_seq: AtomicU64::new(reserved.start),
+        }
+    }
+
+    fn lane(&self, layer: Layer) -> MutexGuard<'_, Lane> {
+        let lane = match layer {
+            Layer::Audio => &self.audio,
+            Layer::Main => &self.main,
+            Layer::Thumb => &self.thumb,
+        };
+        lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, layer: Layer, output: production::Output) {
+        let mut lane = self.lane(layer);
+        match output {
+            production::Output::Open { seq, t0 } => {
+                self.next_seq.fetch_max(seq.saturating_add(1), Ordering::Relaxed);
+                if self.reserve(seq) {
+                    self.begin(&mut lane, seq, t0.micros());
+                }
+            }
+            production::Output::Frame(frame) => lane.frame(&frame),
+            production::Output::Close { .. } => self.end(&mut lane),
+        }
+    }
+
+    /// Sees to it that `seq` is reserved on the disk, and asks for more in time. Waits only when the disk has not
+    /// confirmed within half of what was reserved; false when it cannot.
+    fn reserve(&self, seq: u64) -> bool {
+        let confirmed = || self.reserved.load(Ordering::Acquire);
+        let asked = self.asked.load(Ordering::Relaxed);
+        let enough = seq.saturating_add(RESERVE / 2) < asked;
+        // Layers come here at the same time; one of them asks.
+        let more = asked.max(seq).saturating_add(RESERVE);
+        if !enough && self.asked.compare_exchange(asked, more, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let (session, reserved) = (self.session, Arc::clone(&self.reserved));
+            let count = more - asked;
+            // A vault that is closed confirms nothing, which is found out below.
+            let _ = self.vault.then(move |archive| match archive.reserve_seqs(&session, count) {
+                Ok(range) => drop(reserved.fetch_max(range.end, Ordering::Release)),
+                Err(error) => tracing::error!(%session, %error, "no group numbers could be reserved"),
+            });
+        }
+        if seq >= confirmed() {
+            // The vault works in order, so after this the question above was answered.
+            let _ = self.vault.run(|_| ());
+            if seq >= confirmed() {
+                // Ask again at the next group.
+                self.asked.store(confirmed(), Ordering::Relaxed);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn begin(&self, lane: &mut Lane, seq: u64, t0: u64) {
+        self.end(lane);
+        let Some(sealer) = lane.sealer.take() else { return };
+        let (writer, head) = Writer::new(sealer, seq, t0);
+        let live = self.media.publish(writer.header(), head);
+        lane.open = Some(Open { writer, live });
+    }
+
+    fn end(&self, lane: &mut Lane) {
+        let Some(Open { writer, live }) = lane.open.take() else { return };
+        let finished = writer.finish();
+        lane.sealer = Some(finished.sealer);
+        let end: Bytes = finished.end.encode();
+        if !is_recorded(lane.kind) {
+            live.end(end);
+            return;
+        }
+        let stored = self.vault.put(
+            finished.record,
+            Box::new(move |result| {
+                if let Err(error) = result {
+                    tracing::error!(%error, "an own group is kept by others only");
+                }
+                live.end(end);
+            }),
+        );
+        if stored.is_err() {
+            tracing::warn!("a group was not kept, as the node is stopping");
+        }
+    }
+}
+
+impl Lane {
+    fn frame(&mut self, frame: &Frame) {
+        let Some(open) = &mut self.open else { return };
+        let t0 = open.writer.header().t0;
+        let flags = Flags { key: frame.keyframe, discardable: frame.discardable };
+        match open.writer.frame(frame.at.micros().saturating_sub(t0), flags, &frame.data) {
+            Ok(bytes) => open.live.append(bytes),
+            Err(error) => tracing::warn!(track = %self.kind, %error, "a frame does not fit its group"),
+        }
+    }
+}
