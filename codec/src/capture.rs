@@ -5,6 +5,7 @@
 //! heard on a clock shared by all sources (microseconds since an epoch given at its opening), and says when one of its
 //! kinds appears or vanishes. A file or a pattern is a source that happens never to do so.
 
+mod file;
 pub mod pattern;
 
 use std::path::PathBuf;
@@ -113,7 +114,7 @@ impl std::fmt::Display for Spec {
 pub fn open(spec: &Spec, name: &str, epoch: Instant) -> Result<Box<dyn Source>, Error> {
     match spec {
         Spec::Pattern => Ok(Box::new(pattern::Pattern::new(name, epoch))),
-        Spec::File(path) => Err(Error::Spec(path.display().to_string())),
+        Spec::File(path) => file::open(path, epoch),
     }
 }
 

@@ -7,8 +7,10 @@
 pub mod audio;
 pub mod capture;
 pub mod frame;
+pub mod gallery;
 pub mod group;
 mod lettering;
+pub mod mp4;
 pub mod picture;
 pub mod production;
 pub mod samples;

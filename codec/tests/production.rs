@@ -170,7 +170,7 @@ fn a_layer_can_be_switched_while_running() {
     production.enable(Layer::Thumb, true);
     until(Duration::from_secs(5), || production.stats().thumb.frames >= 3);
     production.enable(Layer::Thumb, false);
-    let closed = || collected.lock().expect("no check failed").open.get(&Layer::Thumb).is_none();
+    let closed = || !collected.lock().expect("no check failed").open.contains_key(&Layer::Thumb);
     until(Duration::from_secs(5), closed);
     // Back within the same group or not: `Collected` refuses a group that is opened twice.
     production.enable(Layer::Thumb, true);

@@ -147,7 +147,7 @@ impl Encoder {
             sys::videoFrameTypeIDR => true,
             sys::videoFrameTypeI | sys::videoFrameTypeP | sys::videoFrameTypeIPMixed => false,
             sys::videoFrameTypeSkip => return Ok(None),
-            other => return Err(Error::Library { what: "encoding a picture", code: other as i32 }),
+            other => return Err(Error::Library { what: "encoding a picture", code: other }),
         };
         let mut bytes = Vec::with_capacity(self.info.iFrameSizeInBytes.max(0) as usize);
         let layers = usize::try_from(self.info.iLayerNum).unwrap_or(0);

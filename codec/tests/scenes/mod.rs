@@ -3,8 +3,11 @@
 #![allow(dead_code, reason = "each test file uses some of these")]
 
 use codec::capture::pattern::{self, Drawing, Mark};
+use codec::frame::Frame;
 use codec::picture::Picture;
+use codec::samples::Samples;
 use codec::time::MediaTime;
+use codec::{audio, video};
 
 /// When picture `index` is seen, at `fps`.
 pub(crate) fn time(index: u64, fps: u64) -> MediaTime {
@@ -66,4 +69,26 @@ pub(crate) fn ssim(a: &Picture, b: &Picture) -> f64 {
         }
     }
     sum / count
+}
+
+/// A point's recording of the pattern, encoded as production does, without waiting: pictures and sound of `seconds` from
+/// session time `start` on, a whole second of the pattern at `start`.
+pub(crate) fn recording(name: &str, start: MediaTime, seconds: u64) -> (Vec<Frame>, Vec<Frame>) {
+    let mut drawing = Drawing::new(name);
+    let mut encoder = video::Encoder::new(video::Config::MAIN).expect("an encoder");
+    let pictures = (0..seconds * 30).map(|index| {
+        let at = MediaTime(start.micros() + time(index, 30).micros());
+        let mark = Mark { counter: index as u32, unix_ms: 1_790_000_000_000 + at.micros() / 1_000 };
+        let picture = drawing.draw(at, index.is_multiple_of(30), mark);
+        encoder.encode(&picture, index.is_multiple_of(60)).expect("encoded").expect("a frame")
+    });
+    let pictures = pictures.collect();
+    let mut encoder = audio::Encoder::new(audio::Config::VOICE).expect("an encoder");
+    let mut sound = Vec::new();
+    for run in 0..seconds * 50 {
+        let pcm = pattern::sound(run * 960).take(960).collect();
+        let at = MediaTime(start.micros() + run * 20_000);
+        sound.extend(encoder.encode(&Samples { rate: 48_000, channels: 1, pcm, at }).expect("encoded"));
+    }
+    (pictures, sound)
 }
