@@ -69,7 +69,7 @@ pub(super) fn swarm(
         yamux.set_max_num_streams(4 * REQUESTS_MAX);
         yamux
     };
-    let behaviour = Behaviour::new(&keypair, members, multicast)?;
+    let behaviour = Behaviour::new(&keypair, members, multicast);
     let swarm = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, streams)
@@ -89,7 +89,7 @@ pub(super) fn swarm(
 }
 
 impl Behaviour {
-    fn new(keypair: &Keypair, members: impl IntoIterator<Item = PeerId>, multicast: bool) -> io::Result<Self> {
+    fn new(keypair: &Keypair, members: impl IntoIterator<Item = PeerId>, multicast: bool) -> Self {
         let own = keypair.public().to_peer_id();
         let mut allowed = allow_block_list::Behaviour::default();
         for member in members {
@@ -106,8 +106,14 @@ impl Behaviour {
             request_response::Behaviour::with_codec(Codec { bytes_max }, [(protocol, ProtocolSupport::Full)], config)
         };
         let mdns = mdns::Config { ttl: MDNS_TTL, query_interval: MDNS_INTERVAL, enable_ipv6: false };
-        let mdns = multicast.then(|| mdns::tokio::Behaviour::new(mdns, own)).transpose()?;
-        Ok(Self {
+        let mdns = match multicast.then(|| mdns::tokio::Behaviour::new(mdns, own)).transpose() {
+            Ok(mdns) => mdns,
+            Err(error) => {
+                tracing::warn!(%error, "points are not found by multicast here: give addresses in mesh.peers");
+                None
+            }
+        };
+        Self {
             allowed,
             door: Door::new(limits),
             hello: exchange(HELLO, hello::BYTES_MAX),
@@ -122,7 +128,7 @@ impl Behaviour {
             ),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
             mdns: mdns.into(),
-        })
+        }
     }
 }
 
