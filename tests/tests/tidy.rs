@@ -75,12 +75,12 @@ const HOMES: [Home; 13] = [
     Home {
         library: "libp2p_tls",
         places: &["node/src/media.rs", "node/src/media/"],
-        exceptions: &[("node/src/cli/bench.rs", "the bare quinn peer that ours is measured against")],
+        exceptions: &[],
     },
     Home {
         library: "quinn",
         places: &["node/src/media.rs", "node/src/media/"],
-        exceptions: &[("node/src/cli/bench.rs", "the bare quinn peer that ours is measured against")],
+        exceptions: &[],
     },
     Home { library: "axum", places: &["node/src/console.rs", "node/src/console/"], exceptions: &[] },
     Home { library: "clap", places: &["node/src/main.rs", "node/src/cli.rs", "node/src/cli/"], exceptions: &[] },

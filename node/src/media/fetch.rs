@@ -1,0 +1,251 @@
+//! Stored groups, asked for and given, on a connection of their own behind their own gate.
+//!
+//! Copies must never be felt by the living: the giver looks at the *live* line to the same neighbour before each
+//! slice, waits while that line shows any queue, and uses a tenth of it while it is in use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use store::id::{GroupId, NodeId};
+use store::record::Record;
+
+use super::tls::Purpose;
+use super::{Shared, connect};
+use crate::wire::media::{
+    self as wire, Close, FETCH_GROUPS_MAX, FETCH_LEN_MAX, FetchItem, FetchRequest, MESSAGE_LEN_MAX, Reset,
+};
+
+/// Delay of the live line from which copies pause.
+const DELAY_MAX: Duration = Duration::from_millis(20);
+/// Share of the line for copies while it is used live, and otherwise.
+const SHARE_LIVE_PERCENT: u64 = 10;
+const SHARE_IDLE_PERCENT: u64 = 80;
+/// A copy waits no longer than this for a slice, so that repair creeps on over a line that is never free.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+const SLICE: usize = 16 * 1024;
+const REQUEST_MAX: Duration = Duration::from_secs(5);
+/// A fetch from which nothing comes for so long has failed: longer than a live session's pause should be.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// Longest record that is accepted.
+const RECORD_LEN_MAX: u64 = store::record::GROUP_LEN_MAX as u64;
+
+/// One group of an answer.
+#[derive(Debug)]
+pub enum Fetched {
+    /// It is whole and what it says it is.
+    Record(Record),
+    /// The holder does not have it.
+    Missing(u64),
+}
+
+/// Why a fetch brought nothing, or not all; what came before is lost with it and can be asked for again.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Try again when it is.
+    #[error("the holder is not connected")]
+    Away,
+    /// The connection failed under way. Try again.
+    #[error("the line to the holder failed: {0}")]
+    Line(String),
+    /// Ask another holder, and report this one.
+    #[error("the holder sent something else: {0}")]
+    Wrong(String),
+}
+
+fn line(error: impl std::fmt::Display) -> FetchError {
+    FetchError::Line(error.to_string())
+}
+
+fn wrong(error: impl std::fmt::Display) -> FetchError {
+    FetchError::Wrong(error.to_string())
+}
+
+/// Asks `node` for groups `id.seq..=to`.
+pub(super) async fn fetch(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    id: GroupId,
+    to: u64,
+    len_max: u64,
+) -> Result<Vec<Fetched>, FetchError> {
+    let origin = shared.state().sessions.get(&id.session).and_then(|session| session.node(id.track));
+    let connection = copy_connection(shared, node).await?;
+    let (mut sender, mut receiver) = connection.open_bi().await.map_err(line)?;
+    let to = to.min(id.seq.saturating_add(FETCH_GROUPS_MAX - 1));
+    let len_max = len_max.min(FETCH_LEN_MAX);
+    let request = FetchRequest { session: id.session, track: id.track, from: id.seq, to, len_max };
+    sender.write_all(&wire::encode(&request).map_err(wrong)?).await.map_err(line)?;
+    // Fails only when the holder stopped the stream, which reading shows as well.
+    let _ = sender.finish();
+    let mut fetched = Vec::new();
+    let (mut next, mut total) = (id.seq, 0);
+    while let Some(item) = read_message::<FetchItem>(&mut receiver, SILENCE_MAX).await? {
+        if item.seq != next || next > to {
+            return Err(wrong("groups out of order"));
+        }
+        next += 1;
+        let Some(len) = item.len else {
+            fetched.push(Fetched::Missing(item.seq));
+            continue;
+        };
+        total += len;
+        // The first group is taken whatever its length; the bound is on what follows.
+        if len > RECORD_LEN_MAX || total > len_max.max(RECORD_LEN_MAX) {
+            return Err(wrong("more bytes than were asked for"));
+        }
+        let record = Record::parse(read_exactly(&mut receiver, len).await?).map_err(wrong)?;
+        let header = record.header();
+        let named = (header.session, header.track, header.seq) == (id.session, id.track, item.seq);
+        if !named || origin.is_some_and(|origin| origin != header.point) {
+            return Err(wrong("another group than was asked for"));
+        }
+        fetched.push(Fetched::Record(record));
+    }
+    Ok(fetched)
+}
+
+/// The way to `node` for copies: the one it made or we made, or a new one to where it is connected from.
+async fn copy_connection(shared: &Arc<Shared>, node: NodeId) -> Result<Connection, FetchError> {
+    let address = {
+        let state = shared.state();
+        if let Some(connection) = state.copies.get(&node).filter(|copy| copy.close_reason().is_none()) {
+            return Ok(connection.clone());
+        }
+        state.peers.get(&node).map(|peer| peer.connection.remote_address()).ok_or(FetchError::Away)?
+    };
+    let connection = connect(shared, &node, address, Purpose::Copy).await.map_err(line)?;
+    tokio::spawn(serve(Arc::clone(shared), node, connection.clone()));
+    Ok(connection)
+}
+
+/// Serves a copy connection to its end; either side may ask on it.
+pub(super) async fn serve(shared: Arc<Shared>, node: NodeId, connection: Connection) {
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(0));
+    shared.state().copies.insert(node, connection.clone());
+    while let Ok((sender, receiver)) = connection.accept_bi().await {
+        // As many at once as the transport admits streams.
+        tokio::spawn(give(Arc::clone(&shared), node, connection.clone(), sender, receiver));
+    }
+    let mut state = shared.state();
+    if state.copies.get(&node).is_some_and(|copy| copy.stable_id() == connection.stable_id()) {
+        state.copies.remove(&node);
+    }
+}
+
+async fn give(
+    shared: Arc<Shared>,
+    node: NodeId,
+    connection: Connection,
+    mut sender: SendStream,
+    mut receiver: RecvStream,
+) {
+    let request = match read_message::<FetchRequest>(&mut receiver, REQUEST_MAX).await {
+        Ok(Some(request)) => request,
+        Ok(None) | Err(FetchError::Line(_) | FetchError::Away) => return,
+        Err(FetchError::Wrong(why)) => {
+            tracing::warn!(peer = %node.short(), why, "media: a fetch that cannot be read");
+            return connection.close(VarInt::from_u32(Close::Malformed as u32), b"a fetch that cannot be read");
+        }
+    };
+    let admitted = shared.state().sessions.get(&request.session).is_some_and(|session| session.admits_fetch(node));
+    if !admitted {
+        // Fails only on a stream that is over.
+        let _ = sender.reset(VarInt::from_u32(Reset::Refused as u32));
+        return;
+    }
+    // A line that fails under way is seen by the asker, who asks again.
+    let _ = answer(&shared, node, &request, &mut sender).await;
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    request: &FetchRequest,
+    sender: &mut SendStream,
+) -> Result<(), quinn::WriteError> {
+    let last = request.to.min(request.from.saturating_add(FETCH_GROUPS_MAX - 1));
+    let len_max = request.len_max.min(FETCH_LEN_MAX);
+    let mut total = 0;
+    for seq in request.from..=last {
+        let id = GroupId { session: request.session, track: request.track, seq };
+        let shelf = Arc::clone(&shared.shelf);
+        let bytes = tokio::task::spawn_blocking(move || shelf.get(id)).await.ok().flatten();
+        let len = bytes.as_ref().map(|bytes| bytes.len() as u64);
+        total += len.unwrap_or(0);
+        if total > len_max && seq > request.from {
+            break;
+        }
+        let item = wire::encode(&FetchItem { seq, len }).expect("an item is a few bytes");
+        sender.write_all(&item).await?;
+        let Some(mut bytes) = bytes else { continue };
+        while !bytes.is_empty() {
+            let slice = bytes.split_to(SLICE.min(bytes.len()));
+            pause(shared, node, slice.len()).await;
+            sender.write_chunk(slice).await?;
+        }
+    }
+    // Fails only when the asker stopped the stream.
+    let _ = sender.finish();
+    Ok(())
+}
+
+/// Waits until the live line to `node` can spare `len` bytes.
+async fn pause(shared: &Arc<Shared>, node: NodeId, len: usize) {
+    let begun = tokio::time::Instant::now();
+    loop {
+        let lane = shared.state().peers.get(&node).map(|peer| peer.lane);
+        let line = match lane {
+            Some(lane) => shared.line(lane).await,
+            None => None,
+        };
+        let (delay, bits, used) = line.unwrap_or((Duration::ZERO, shared.config.line_bits, false));
+        if delay > DELAY_MAX && used && begun.elapsed() < PAUSE_MAX {
+            tokio::time::sleep(DELAY_MAX).await;
+            continue;
+        }
+        let share = if used { SHARE_LIVE_PERCENT } else { SHARE_IDLE_PERCENT };
+        let rate = (bits * share / 100 / 8).max(1);
+        let time = Duration::from_secs_f64(len as f64 / rate as f64);
+        if time > Duration::from_millis(1) {
+            tokio::time::sleep(time).await;
+        }
+        return;
+    }
+}
+
+/// The next message of a stream, `None` at its end.
+async fn read_message<T: for<'de> serde::Deserialize<'de>>(
+    stream: &mut RecvStream,
+    patience: Duration,
+) -> Result<Option<T>, FetchError> {
+    let read = async {
+        let mut len = [0; 2];
+        match stream.read_exact(&mut len).await {
+            Ok(()) => {}
+            Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
+            Err(error) => return Err(line(error)),
+        }
+        let len = usize::from(u16::from_be_bytes(len));
+        if len > MESSAGE_LEN_MAX {
+            return Err(wrong("a message that is too long"));
+        }
+        let mut bytes = vec![0; len];
+        stream.read_exact(&mut bytes).await.map_err(line)?;
+        wire::decode(&bytes).map(Some).map_err(wrong)
+    };
+    tokio::time::timeout(patience, read).await.unwrap_or_else(|_| Err(line("nothing came")))
+}
+
+/// `len` bytes, taken as they come: memory grows with what arrived, not with what was promised.
+async fn read_exactly(stream: &mut RecvStream, len: u64) -> Result<Bytes, FetchError> {
+    let mut bytes = bytes::BytesMut::new();
+    while (bytes.len() as u64) < len {
+        let left = usize::try_from(len - bytes.len() as u64).map_err(line)?;
+        let chunk = tokio::time::timeout(SILENCE_MAX, stream.read_chunk(left, true)).await;
+        let chunk = chunk.map_err(|_| line("nothing came"))?.map_err(line)?;
+        bytes.extend_from_slice(&chunk.ok_or_else(|| line("the answer broke off"))?.bytes);
+    }
+    Ok(bytes.freeze())
+}
