@@ -13,9 +13,14 @@ pub mod rocks;
 /// Why a database did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No space is left; nothing of the batch was written. Free some and try again.
+    /// No space is left, or only what the database needs to stay sound; nothing of the batch was written. Free some and
+    /// try again.
     #[error("the disk is full")]
     Full,
+    /// The disk does not keep up, or is so full that the database cannot put its own house in order. Nothing of the
+    /// batch was written. Look at the free space; trying again may help.
+    #[error("the disk does not keep up, or is full")]
+    Stalled,
     /// Bytes on disk are not those that were written. Fetch them from elsewhere, and look at the disk.
     #[error("the database is damaged: {0}")]
     Damaged(String),

@@ -287,7 +287,12 @@ impl Record {
             }
             frames += 1;
         }
-        Ok(Record { hash: Hash::of(&bytes), header, frames, bytes })
+        Ok(Record::of(header, frames, bytes))
+    }
+
+    /// The record of bytes that are known to be this header and so many whole frames.
+    fn of(header: Header, frames: u32, bytes: Bytes) -> Self {
+        Record { hash: Hash::of(&bytes), header, frames, bytes }
     }
 
     /// The header.

@@ -6,7 +6,12 @@
 //! compaction, which frees whole files. An iterator reads every blob it passes and stops at a damaged one, so groups are
 //! never scanned: their addresses and bitmaps are columns of their own with small values.
 
-use std::{fmt, ops::ControlFlow, path::Path};
+use std::{
+    fmt,
+    ops::ControlFlow,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -26,26 +31,73 @@ const BLOB_LEN_MIN: u64 = 4096;
 /// Compaction and flush together write no faster than this, in bytes a second: they must not starve the recorder.
 const BACKGROUND_RATE_MAX: i64 = 20 * MIB as i64;
 
+/// How long a write waits for flushing and compaction to catch up before it fails. A burst of copies is over sooner; on
+/// a full disk the caller must hear of it.
+const STALL_MAX: Duration = Duration::from_secs(5);
+
+/// How long it sleeps between two tries: a flush of 64 MiB at the background rate takes 3 s.
+const STALL_STEP: Duration = Duration::from_millis(20);
+
+/// With less free space than this, in bytes, nothing is written. All that is in memory (three buffers of 64 MiB and
+/// the small ones) must still find room in tables: a RocksDB that could not flush for want of space kept its logs
+/// too, and went on failing after some space had returned. Refusing before that costs nothing and ends at once.
+const FREE_MIN: u64 = 256 * MIB as u64;
+
 /// One RocksDB instance.
 pub struct Rocks {
     db: DBWithThreadMode<MultiThreaded>,
     store: Store,
+    free_min: u64,
 }
 
 impl Rocks {
     /// Opens the database in `dir` for writing, and makes it if it is not there. One process at a time can.
     pub fn open(store: Store, dir: &Path) -> Result<Self, Error> {
-        let db = DBWithThreadMode::open_cf_descriptors(&instance(store), dir, columns(store)).map_err(error)?;
-        Ok(Rocks { db, store })
+        let open = |options: &Options| {
+            DBWithThreadMode::open_cf_descriptors(options, dir, columns(store)).map_err(error).map(|db| Rocks {
+                db,
+                store,
+                free_min: FREE_MIN,
+            })
+        };
+        let mut options = instance();
+        // Opening writes the log's groups (up to 192 MiB) to a blob file. It would keep to the rate too, and a node
+        // that restarts in mid-session would be away for ten seconds; so that is done first, at the disk's speed.
+        if has_log(dir) {
+            drop(open(&options)?);
+        }
+        if store == Store::Media {
+            options.set_ratelimiter(BACKGROUND_RATE_MAX, 100_000, 10);
+        }
+        open(&options)
     }
 
     /// Opens the database in `dir` as it is at this moment, for reading, even while another process writes. What is
     /// written afterwards is not seen, and once the writer compacts, files may vanish: then open again.
     pub fn open_read_only(store: Store, dir: &Path) -> Result<Self, Error> {
         let log_may_exist = false;
-        let db = DBWithThreadMode::open_cf_descriptors_read_only(&instance(store), dir, columns(store), log_may_exist)
+        let db = DBWithThreadMode::open_cf_descriptors_read_only(&instance(), dir, columns(store), log_may_exist)
             .map_err(error)?;
-        Ok(Rocks { db, store })
+        Ok(Rocks { db, store, free_min: FREE_MIN })
+    }
+
+    /// Refuses what would take space that is needed to put away what is in memory. Deletes are let through.
+    fn check_space(&self, batch: &Batch) -> Result<(), Error> {
+        let puts = batch.changes().iter().any(|change| matches!(change, Change::Put(..)));
+        if puts && free_space(self.db.path())? < self.free_min { Err(Error::Full) } else { Ok(()) }
+    }
+
+    /// The batch in RocksDB's form.
+    fn writes(&self, batch: &Batch) -> WriteBatch {
+        let mut writes = WriteBatch::default();
+        for change in batch.changes() {
+            match change {
+                Change::Put(column, key, value) => writes.put_cf(&self.column(*column), key, value),
+                Change::Delete(column, key) => writes.delete_cf(&self.column(*column), key),
+                Change::DeleteRange(column, from, to) => writes.delete_range_cf(&self.column(*column), from, to),
+            }
+        }
+        writes
     }
 
     fn column(&self, column: Column) -> std::sync::Arc<BoundColumnFamily<'_>> {
@@ -60,8 +112,8 @@ impl fmt::Debug for Rocks {
     }
 }
 
-/// Options of an instance.
-fn instance(store: Store) -> Options {
+/// Options of both instances.
+fn instance() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -74,10 +126,15 @@ fn instance(store: Store) -> Options {
     options.set_bytes_per_sync(MIB as u64);
     options.set_max_background_jobs(2);
     options.set_max_open_files(512);
-    if store == Store::Media {
-        options.set_ratelimiter(BACKGROUND_RATE_MAX, 100_000, 10);
-    }
     options
+}
+
+/// Whether a log in `dir` holds writes that are in no table yet.
+fn has_log(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "log"))
+        .any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
 }
 
 /// The columns of an instance with their options. A column this program does not know fails the opening.
@@ -117,12 +174,26 @@ fn columns(store: Store) -> Vec<ColumnFamilyDescriptor> {
     store.columns().map(column).chain([default]).collect()
 }
 
-/// RocksDB gives reasons as text only: the two that callers treat differently are known by their words.
+/// Bytes that may still be written to the disk of `dir`.
+#[cfg(unix)]
+fn free_space(dir: &Path) -> Result<u64, Error> {
+    let disk = rustix::fs::statvfs(dir).map_err(|error| Error::Other(format!("{}: {error}", dir.display())))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Not asked for on this system, so only RocksDB itself notices that the disk is full.
+#[cfg(not(unix))]
+fn free_space(_dir: &Path) -> Result<u64, Error> {
+    Ok(u64::MAX)
+}
+
+/// RocksDB gives some reasons as text only: a full disk and a taken lock are known by their words.
 fn error(error: rocksdb::Error) -> Error {
     let kind = error.kind();
     let text = error.into_string();
     match kind {
         ErrorKind::Corruption => Error::Damaged(text),
+        ErrorKind::Incomplete => Error::Stalled,
         _ if text.contains("No space left on device") || text.contains("Out of space") => Error::Full,
         ErrorKind::IOError if text.contains("lock ") && text.contains("LOCK") => Error::Busy,
         _ => Error::Other(text),
@@ -131,17 +202,20 @@ fn error(error: rocksdb::Error) -> Error {
 
 impl Db for Rocks {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error> {
-        let mut writes = WriteBatch::default();
-        for change in batch.changes() {
-            match change {
-                Change::Put(column, key, value) => writes.put_cf(&self.column(*column), key, value),
-                Change::Delete(column, key) => writes.delete_cf(&self.column(*column), key),
-                Change::DeleteRange(column, from, to) => writes.delete_range_cf(&self.column(*column), from, to),
-            }
-        }
+        self.check_space(&batch)?;
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
-        self.db.write_opt(writes, &options).map_err(error)
+        // Without this a write waits inside RocksDB until flushing can go on: for ever, on a full disk.
+        options.set_no_slowdown(true);
+        let began = Instant::now();
+        loop {
+            match self.db.write_opt(self.writes(&batch), &options) {
+                Err(error) if error.kind() == ErrorKind::Incomplete && began.elapsed() < STALL_MAX => {
+                    std::thread::sleep(STALL_STEP);
+                }
+                result => return result.map_err(error),
+            }
+        }
     }
 
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Error> {
@@ -171,5 +245,30 @@ impl Db for Rocks {
         let without_flush = u64::MAX;
         let checkpoint = Checkpoint::new(&self.db).map_err(error)?;
         checkpoint.create_checkpoint_with_log_size(dir, without_flush).map_err(error)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_a_full_disk_only_deletes_are_let_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Rocks::open(Store::Media, dir.path()).unwrap();
+        let mut put = Batch::new();
+        put.put(Column::Have, b"a", &b"1"[..]);
+        db.write(put.clone(), Durability::Synced).unwrap();
+
+        db.free_min = u64::MAX;
+        let mut delete = Batch::new();
+        delete.delete(Column::Have, b"a");
+        assert_eq!(db.write(put.clone(), Durability::Synced), Err(Error::Full));
+        db.write(delete, Durability::Synced).unwrap();
+        assert_eq!(db.get(Column::Have, b"a"), Ok(None));
+
+        db.free_min = 0;
+        db.write(put, Durability::Synced).unwrap();
+        assert!(db.get(Column::Have, b"a").unwrap().is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! Writing a group frame by frame, at the source. The sealer goes in and comes out, because its counter must run on
-//! from group to group and nobody else may seal meanwhile.
+//! from group to group and nobody else may seal meanwhile. The hash is taken once, at the end: BLAKE3 hashes a group of
+//! half a megabyte in 60 microseconds, but took ten times as long fed frame by frame, since it works on many kilobytes at a time.
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,7 +16,6 @@ pub struct Writer {
     header: Header,
     sealer: Sealer,
     bytes: BytesMut,
-    hasher: blake3::Hasher,
     frames: u32,
 }
 
@@ -40,9 +40,7 @@ impl Writer {
         assert!(seq <= SEQ_MAX && t0 <= T0_MAX, "a group's number and time stay within the layout's limits");
         let header = sealer.header(seq, t0);
         let encoded = header.encode();
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&encoded);
-        let writer = Writer { header, sealer, bytes: BytesMut::from(&encoded[..]), hasher, frames: 0 };
+        let writer = Writer { header, sealer, bytes: BytesMut::from(&encoded[..]), frames: 0 };
         (writer, Bytes::copy_from_slice(&encoded))
     }
 
@@ -56,14 +54,9 @@ impl Writer {
         self.frames
     }
 
-    /// The group so far, as the archive's parts keep it. Costs a copy.
+    /// The group so far, as the archive's parts keep it. Costs a copy and a hash.
     pub fn so_far(&self) -> Record {
-        Record {
-            header: self.header.clone(),
-            frames: self.frames,
-            hash: self.hasher.finalize().into(),
-            bytes: Bytes::copy_from_slice(&self.bytes),
-        }
+        Record::of(self.header.clone(), self.frames, Bytes::copy_from_slice(&self.bytes))
     }
 
     /// Seals a frame made `dt` microseconds after the group's start. An error leaves the group as it was: drop the
@@ -91,15 +84,13 @@ impl Writer {
         let at = put_varint_before(&mut sealed[..at], length as u64);
         let frame = Bytes::from(sealed).split_off(at);
         self.bytes.extend_from_slice(&frame);
-        self.hasher.update(&frame);
         self.frames += 1;
         Ok(frame)
     }
 
     /// Ends the group.
     pub fn finish(self) -> Finished {
-        let hash = self.hasher.finalize().into();
-        let record = Record { header: self.header, frames: self.frames, hash, bytes: self.bytes.freeze() };
+        let record = Record::of(self.header, self.frames, self.bytes.freeze());
         Finished { end: record.end(), record, sealer: self.sealer }
     }
 }
