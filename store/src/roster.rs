@@ -61,7 +61,7 @@ pub struct Point {
     /// What it may do.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub rights: BTreeSet<Right>,
-    /// Where it may be reached, as multiaddresses; on one LAN none are needed.
+    /// Where its mesh port may be reached, as `HOST:PORT`; on one LAN none are needed. Not read here any closer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
 }
@@ -177,7 +177,7 @@ mod tests {
             level: "xã".into(),
             zone: String::new(),
             rights: BTreeSet::from([Right::Chair, Right::Hold]),
-            addresses: vec!["/ip4/10.0.0.7/udp/7000/quic-v1".into()],
+            addresses: vec!["10.0.0.7:7000".into()],
         }
     }
 
