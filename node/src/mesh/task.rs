@@ -12,13 +12,13 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Multiaddr;
-use libp2p::request_response::{self, OutboundRequestId, ResponseChannel};
-use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::request_response::{self, OutboundFailure, OutboundRequestId, ResponseChannel};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{PeerId, Swarm, allow_block_list, identify, kad, mdns, ping};
 use store::id::NodeId;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, sleep_until, timeout};
 
 use super::behaviour::{ANSWER_MAX, Behaviour, BehaviourEvent, REQUESTS_MAX};
 use super::dial::{Dialler, Target};
@@ -35,6 +35,11 @@ const LOOKUP_MAX: Duration = Duration::from_secs(5);
 const ADDRESSES_MAX: usize = 16;
 /// A refused point stays connected this long, so that our greeting reaches it and it can tell its people why too.
 const PARTING: Duration = Duration::from_secs(1);
+/// A connection without an answered ping for this long is dead: two pings and room for a bad line's retransmissions. libp2p's
+/// own ping keeps its first failure to itself and reports the second a quarter of a minute after the line broke.
+const SILENCE_MAX: Duration = Duration::from_secs(6);
+/// How often silence is looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Saying goodbye takes this long at most.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
 
@@ -74,13 +79,20 @@ struct Attempt {
 
 struct Link {
     peer: PeerId,
-    connections: BTreeMap<ConnectionId, Option<SocketAddr>>,
+    /// Never empty.
+    connections: BTreeMap<ConnectionId, Wire>,
     up: bool,
     parting: bool,
     /// Our questions to it without an answer.
     asking: usize,
     /// Its questions to us without an answer.
     asked: usize,
+}
+
+struct Wire {
+    at: Option<SocketAddr>,
+    /// When it was made or a ping on it was answered last.
+    heard: Instant,
 }
 
 impl Task {
@@ -109,9 +121,12 @@ impl Task {
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.call_whoever_is_due();
-            let deadline = self.dialler.deadline().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            // Whoever waits longer is looked at again at the next tick.
+            let deadline = self.dialler.deadline().unwrap_or_else(|| Instant::now() + LOOK_EVERY);
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm(event),
                 command = commands.recv() => match command {
@@ -134,6 +149,7 @@ impl Task {
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
                 Some((target, found)) = self.lookups.next() => self.call(target, &found),
+                _ = look.tick() => self.drop_the_silent(),
                 () = sleep_until(deadline.into()) => {}
             }
         }
@@ -167,7 +183,11 @@ impl Task {
             Target::Point(node) => {
                 let Ok(peer) = peer_id(node) else { return };
                 // All at once, the first to answer wins; Kademlia and multicast may know more addresses.
-                let options = DialOpts::peer_id(peer).addresses(addresses.into()).extend_addresses_through_behaviour();
+                let options = DialOpts::peer_id(peer)
+                    // A connection that libp2p still closes must not stand in the way.
+                    .condition(PeerCondition::NotDialing)
+                    .addresses(addresses.into())
+                    .extend_addresses_through_behaviour();
                 self.dial(options.build(), Attempt { target, rest: VecDeque::new() });
             }
             // One after another, as several could succeed.
@@ -229,9 +249,9 @@ impl Task {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_connection(peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
-                tracing::debug!(%peer_id, ?cause, left = num_established, "connection ended");
-                self.on_closed(peer_id, connection_id, num_established == 0);
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                tracing::debug!(%peer_id, ?cause, "connection ended");
+                self.lose(peer_id, connection_id);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 if let Some(attempt) = self.attempts.remove(&connection_id) {
@@ -280,17 +300,11 @@ impl Task {
             }
             BehaviourEvent::Identify(_) => {}
             BehaviourEvent::Ping(ping::Event { peer, connection, result }) => match result {
-                Ok(rtt) => {
-                    if let Some(&node) = self.members.get(&peer) {
-                        self.show(node, |peer| {
-                            peer.rtt = Some(rtt);
-                            peer.last_seen = Some(SystemTime::now());
-                        });
-                    }
-                }
+                Ok(rtt) => self.on_ping(peer, connection, rtt),
                 Err(error) => {
-                    tracing::debug!(%peer, %error, "a dead connection");
+                    tracing::debug!(%peer, %error, "ping");
                     self.swarm.close_connection(connection);
+                    self.lose(peer, connection);
                 }
             },
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
@@ -321,7 +335,8 @@ impl Task {
             asking: 0,
             asked: 0,
         });
-        link.connections.insert(connection, socket(endpoint.get_remote_address()));
+        let at = socket(endpoint.get_remote_address());
+        link.connections.insert(connection, Wire { at, heard: Instant::now() });
         if link.connections.len() == 1 {
             let hello = self.hello().encode().into();
             self.swarm.behaviour_mut().hello.send_request(&peer, hello);
@@ -329,14 +344,41 @@ impl Task {
         self.show_addresses(node);
     }
 
-    fn on_closed(&mut self, peer: PeerId, connection: ConnectionId, last: bool) {
+    fn on_ping(&mut self, peer: PeerId, connection: ConnectionId, rtt: Duration) {
         let Some(&node) = self.members.get(&peer) else { return };
-        if let Some(link) = self.links.get_mut(&node) {
-            link.connections.remove(&connection);
+        if let Some(wire) = self.links.get_mut(&node).and_then(|link| link.connections.get_mut(&connection)) {
+            wire.heard = Instant::now();
+            self.show(node, |peer| {
+                peer.rtt = Some(rtt);
+                peer.last_seen = Some(SystemTime::now());
+            });
         }
-        if last && let Some(link) = self.links.remove(&node) {
+    }
+
+    fn drop_the_silent(&mut self) {
+        let now = Instant::now();
+        let mut silent = Vec::new();
+        for link in self.links.values() {
+            let dead = link.connections.iter().filter(|(_, wire)| now.duration_since(wire.heard) > SILENCE_MAX);
+            silent.extend(dead.map(|(&connection, _)| (link.peer, connection)));
+        }
+        for (peer, connection) in silent {
+            tracing::debug!(%peer, "a silent connection");
+            self.swarm.close_connection(connection);
+            self.lose(peer, connection);
+        }
+    }
+
+    /// The connection is of no use any more. libp2p may need a while to close it, which nobody should wait for.
+    fn lose(&mut self, peer: PeerId, connection: ConnectionId) {
+        let Some(&node) = self.members.get(&peer) else { return };
+        let Some(link) = self.links.get_mut(&node) else { return };
+        link.connections.remove(&connection);
+        if link.connections.is_empty() {
+            let up = link.up;
+            self.links.remove(&node);
             self.dialler.lost(Instant::now(), node, rand::random());
-            if link.up {
+            if up {
                 tracing::info!(node = %node.short(), "point is gone");
                 self.tell_down(node);
             }
@@ -388,7 +430,14 @@ impl Task {
             }
             E::Message { peer, message: M::Response { response, .. }, .. } => self.greeted(peer, &response),
             E::OutboundFailure { peer, error, .. } => {
-                if let Some(&node) = self.members.get(&peer) {
+                let Some(&node) = self.members.get(&peer) else { return };
+                if let OutboundFailure::ConnectionClosed = error
+                    && self.links.get(&node).is_some_and(|link| !link.up)
+                {
+                    // It went out on a connection that was ending; there is another one.
+                    let hello = self.hello().encode().into();
+                    self.swarm.behaviour_mut().hello.send_request(&peer, hello);
+                } else {
                     self.refuse(node, format!("it does not answer a greeting ({error})"));
                 }
             }
@@ -539,11 +588,11 @@ impl Task {
 
 impl Link {
     fn addresses(&self) -> Vec<SocketAddr> {
-        self.connections.values().flatten().copied().collect()
+        self.connections.values().filter_map(|wire| wire.at).collect()
     }
 
     fn seen_at(&self) -> Vec<IpAddr> {
-        self.connections.values().flatten().map(SocketAddr::ip).collect()
+        self.connections.values().filter_map(|wire| wire.at).map(|at| at.ip()).collect()
     }
 }
 

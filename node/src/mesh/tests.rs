@@ -6,6 +6,8 @@ use futures::StreamExt;
 use libp2p::identify;
 use libp2p::request_response::{Event as Exchange, Message};
 use libp2p::swarm::SwarmEvent;
+use simnet::link;
+use simnet::relay::Relay;
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -133,6 +135,27 @@ async fn a_point_that_leaves_is_missed_and_found_again() {
     assert_eq!(leaves.mesh.ask(ids[0], Bytes::new()).await, Err(Error::Stopped));
     let _back = start(&keys[1], &ids, vec![stays.address()]);
     stays.meets(vec![ids[1]]).await;
+}
+
+#[tokio::test]
+async fn a_line_that_falls_silent_is_missed_and_another_way_is_found() {
+    let keys = [(); 2].map(|()| NodeKey::generate());
+    let ids: Vec<_> = keys.iter().map(NodeKey::id).collect();
+    let mut far = start(&keys[0], &ids, vec![]);
+    let target = SocketAddr::new(LOOPBACK, far.mesh.port());
+    let relay = Relay::start(target, link::Config::default(), link::Config::default(), 1).unwrap();
+    let mut near = start(&keys[1], &ids, vec![Address::from(relay.addr())]);
+    far.meets(vec![ids[1]]).await;
+    near.meets(vec![ids[0]]).await;
+    relay.cut(true);
+    let cut = std::time::Instant::now();
+    for node in [&mut far, &mut near] {
+        assert!(matches!(node.next().await, Event::Down { .. }));
+    }
+    assert!(cut.elapsed() < Duration::from_secs(10), "{:?}", cut.elapsed());
+    // The relay stays cut, but the point has said where it listens.
+    far.meets(vec![ids[1]]).await;
+    near.meets(vec![ids[0]]).await;
 }
 
 #[tokio::test]
