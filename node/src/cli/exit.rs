@@ -1,0 +1,167 @@
+//! How a failed command ends: 1 failed, 2 wrong usage, 3 not there, 4 damaged, 5 refused, and a hint where there is one. Errors
+//! of the parts say what was found; what that means for a script is decided here, in one place.
+
+use std::io;
+
+use node::control::{self, Fault};
+use node::identity::{self, roster};
+use node::{config, console, driver, export, mesh};
+
+/// A command was not done, for a reason that is one sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct Failure {
+    fault: Fault,
+    reason: String,
+}
+
+impl Failure {
+    pub(crate) fn new(fault: Fault, reason: impl Into<String>) -> Self {
+        Self { fault, reason: reason.into() }
+    }
+}
+
+/// The command line was understood by clap and still makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// An exit code, and what might help.
+pub(crate) type Verdict = (u8, Option<&'static str>);
+
+const FAILED: Verdict = (1, None);
+const USAGE: Verdict = (2, None);
+const MISSING: Verdict = (3, None);
+const DAMAGED: Verdict = (4, None);
+const REFUSED: Verdict = (5, None);
+
+/// What an error comes to: the first one known among it and its causes decides.
+pub(crate) fn judge(error: &anyhow::Error) -> Verdict {
+    error.chain().find_map(known).unwrap_or(FAILED)
+}
+
+fn known(error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
+    if let Some(error) = error.downcast_ref::<driver::Error>() {
+        return starting(error);
+    }
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return Some(fault(failure.fault));
+    }
+    if error.is::<Usage>() {
+        return Some(USAGE);
+    }
+    error
+        .downcast_ref()
+        .map(running)
+        .or_else(|| error.downcast_ref().map(keys))
+        .or_else(|| error.downcast_ref().map(points))
+        .or_else(|| error.downcast_ref().map(settings))
+        .or_else(|| error.downcast_ref().map(listening))
+        .or_else(|| error.downcast_ref().map(page))
+        .or_else(|| error.downcast_ref().map(source))
+        .or_else(|| error.downcast_ref::<control::session::Error>().map(|error| fault(error.fault())))
+        .or_else(|| error.downcast_ref::<export::Error>().map(|error| fault(error.fault())))
+}
+
+/// The driver passes on what its parts found.
+fn starting(error: &driver::Error) -> Option<Verdict> {
+    match error {
+        driver::Error::Identity(error) => known(error),
+        driver::Error::Roster(error) => known(error),
+        driver::Error::Control(error) => known(error),
+        driver::Error::Mesh(error) => known(error),
+        driver::Error::Console(error) => known(error),
+        driver::Error::Source(error) => known(error),
+        driver::Error::Name { .. } => Some(USAGE),
+        _ => None,
+    }
+}
+
+fn fault(fault: Fault) -> Verdict {
+    match fault {
+        Fault::Failed => FAILED,
+        Fault::Missing => MISSING,
+        Fault::Damaged => DAMAGED,
+        Fault::Refused => REFUSED,
+    }
+}
+
+fn running(error: &control::Error) -> Verdict {
+    match error {
+        control::Error::NotRunning(_) => (3, Some("start it with `diemcau run`, with the same --data")),
+        control::Error::AlreadyRunning { .. } => REFUSED,
+        control::Error::Garbled { .. } | control::Error::Socket { .. } => FAILED,
+    }
+}
+
+fn keys(error: &identity::Error) -> Verdict {
+    match error {
+        identity::Error::Missing(_) => (3, Some("`diemcau init --name \"UBND ...\"` sets a point up")),
+        identity::Error::Damaged { .. } => DAMAGED,
+        identity::Error::Open { .. } => REFUSED,
+        identity::Error::Disk { .. } => FAILED,
+    }
+}
+
+fn points(error: &roster::Error) -> Verdict {
+    match error {
+        roster::Error::Missing(_) => (3, Some("`diemcau init --roster FILE` puts one in place")),
+        roster::Error::Wrong { .. } | roster::Error::Address { .. } => (4, Some("correct the file; it is plain text")),
+        roster::Error::WithoutUs { .. } => REFUSED,
+        roster::Error::Disk { .. } => FAILED,
+    }
+}
+
+fn settings(error: &config::Error) -> Verdict {
+    match error {
+        config::Error::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => MISSING,
+        config::Error::Unreadable { .. } => FAILED,
+        config::Error::Syntax { .. } | config::Error::Unknown { .. } | config::Error::Bad { .. } => {
+            (2, Some("every setting is explained in the config.toml that `diemcau init` writes"))
+        }
+    }
+}
+
+fn listening(error: &mesh::StartError) -> Verdict {
+    match error {
+        mesh::StartError::PortTaken { .. } => REFUSED,
+        mesh::StartError::Listen { .. } => FAILED,
+    }
+}
+
+fn page(error: &console::Error) -> Verdict {
+    match error {
+        console::Error::PortTaken { .. } => REFUSED,
+        console::Error::Listen { .. } => FAILED,
+    }
+}
+
+fn source(error: &codec::capture::Error) -> Verdict {
+    use codec::capture::Error as E;
+    match error {
+        E::Spec(_) | E::Kind { .. } => USAGE,
+        E::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => MISSING,
+        E::Disk { .. } => FAILED,
+        E::Damaged { .. } => DAMAGED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_the_contract() {
+        let code = |error: anyhow::Error| judge(&error.context("while doing something")).0;
+        assert_eq!(code(anyhow::anyhow!("anything")), 1);
+        assert_eq!(code(Usage("no".into()).into()), 2);
+        for (fault, want) in [(Fault::Failed, 1), (Fault::Missing, 3), (Fault::Damaged, 4), (Fault::Refused, 5)] {
+            assert_eq!(code(Failure::new(fault, "x").into()), want);
+        }
+        assert_eq!(code(control::Error::NotRunning("/x".into()).into()), 3);
+        assert_eq!(code(identity::Error::Missing("/x".into()).into()), 3);
+        assert_eq!(code(driver::Error::from(identity::Error::Missing("/x".into())).into()), 3);
+        assert_eq!(code(control::session::Error::Missing("x".into()).into()), 3);
+        assert_eq!(code(codec::capture::Error::Spec("x".into()).into()), 2);
+    }
+}

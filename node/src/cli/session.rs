@@ -1,0 +1,213 @@
+//! `diemcau session`: four requests to the running node and their answers in words. The two that only read are answered from
+//! the archive when the node is stopped.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use node::config;
+use node::control::{self, Request, Response, Session, State};
+use store::archive::{self, Archive};
+
+use super::args::{Data, Format};
+use super::output::{self, moment, size, table};
+
+/// Start, end and look at sessions
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Start a session with this point as central; the others join by themselves
+    Start {
+        /// What people call it
+        #[arg(long)]
+        title: String,
+        /// Point to take part, by name or node id; may be repeated [default: every point of the roster]
+        #[arg(long = "point", value_name = "NAME")]
+        points: Vec<String>,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// End a session that this point is central of
+    End {
+        /// Its id, or the beginning of it [default: the running one]
+        session: Option<String>,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// List the sessions this point knows, oldest first
+    List {
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show one session with its journal
+    Show {
+        /// Its id, or the beginning of it
+        session: String,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+pub(crate) fn main(args: Args) -> Result<()> {
+    match args.what {
+        What::Start { title, points, data, format } => one(&data, format, &Request::SessionStart { title, points }),
+        What::End { session, data, format } => one(&data, format, &Request::SessionEnd { session }),
+        What::Show { session, data, format } => one(&data, format, &Request::SessionShow { session }),
+        What::List { data, format } => match ask(&data, &Request::SessionList)? {
+            Response::Sessions { sessions } if format.json => Ok(output::json(&sessions)?),
+            Response::Sessions { sessions } => Ok(output::print(&list(&sessions))?),
+            other => bail!("the node answered something else: {other:?}"),
+        },
+    }
+}
+
+/// Asks the node, or its archive when it is stopped and that is enough.
+fn ask(data: &Data, request: &Request) -> Result<Response> {
+    let error = match data.ask(request) {
+        Ok(answer) => return Ok(answer),
+        Err(error) => error,
+    };
+    match (error.downcast_ref(), request) {
+        (Some(control::Error::NotRunning(folder)), Request::SessionList | Request::SessionShow { .. }) => {
+            stopped(folder, request)
+        }
+        _ => Err(error),
+    }
+}
+
+fn stopped(folder: &Path, request: &Request) -> Result<Response> {
+    let archive = match Archive::open_read_only(&config::archive(folder)) {
+        Ok(archive) => archive,
+        // A point that never ran has no sessions. A folder without a point is a mistake.
+        Err(archive::Error::Absent(_)) => {
+            node::identity::Identity::load(folder)?;
+            return match request {
+                Request::SessionShow { session } => Err(control::session::Error::Missing(session.clone()).into()),
+                _ => Ok(Response::Sessions { sessions: Vec::new() }),
+            };
+        }
+        Err(error) => return Err(control::session::Error::from(error).into()),
+    };
+    if let Request::SessionShow { session } = request {
+        let id = control::session::find(&archive, session)?;
+        return Ok(Response::Session(Box::new(control::session::show(&archive, &id)?)));
+    }
+    Ok(Response::Sessions { sessions: control::session::list(&archive)? })
+}
+
+fn one(data: &Data, format: Format, request: &Request) -> Result<()> {
+    match ask(data, request)? {
+        Response::Session(session) if format.json => Ok(output::json(&session)?),
+        Response::Session(session) => Ok(output::print(&describe(&session))?),
+        other => bail!("the node answered something else: {other:?}"),
+    }
+}
+
+fn list(sessions: &[Session]) -> String {
+    let rows: Vec<_> = sessions
+        .iter()
+        .map(|session| {
+            vec![
+                session.id.clone(),
+                state(session.state).to_owned(),
+                moment(session.started),
+                session.points.len().to_string(),
+                session.groups.to_string(),
+                size(session.bytes),
+                session.gaps.to_string(),
+                session.title.clone(),
+            ]
+        })
+        .collect();
+    table(&["SESSION", "STATE", "STARTED", "POINTS", "GROUPS", "SIZE", "GAPS", "TITLE"], &rows)
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Open => "open",
+        State::Ended => "ended",
+    }
+}
+
+fn describe(session: &Session) -> String {
+    let ended = session.ended.map_or_else(String::new, |ended| format!(", ended {}", moment(ended)));
+    let mut text = format!(
+        "session {} \"{}\" is {}: central {}, started {}{ended}\n{} groups here, {}, {} missing\n\n",
+        session.id,
+        session.title,
+        state(session.state),
+        session.central,
+        moment(session.started),
+        session.groups,
+        size(session.bytes),
+        session.gaps,
+    );
+    let rows: Vec<_> = session
+        .points
+        .iter()
+        .map(|point| {
+            vec![point.number.to_string(), point.name.clone(), if point.present { "yes" } else { "no" }.to_owned()]
+        })
+        .collect();
+    text.push_str(&table(&["NO", "POINT", "IN IT"], &rows));
+    if !session.journal.is_empty() {
+        let rows: Vec<_> = session
+            .journal
+            .iter()
+            .map(|line| {
+                let at = format!("{}.{:03}", line.at_ms / 1000, line.at_ms % 1000);
+                vec![line.n.to_string(), moment(line.wall), format!("{at:>10}"), line.event.clone()]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&table(&["NO", "WHEN", "SECOND", "WHAT"], &rows));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use node::control::{JournalLine, SessionPoint};
+
+    use super::*;
+
+    #[test]
+    fn a_session_is_shown_with_its_journal() {
+        let session = Session {
+            id: "01jd".into(),
+            title: "Tiếp công dân định kỳ".into(),
+            state: State::Ended,
+            central: "Trung tâm".into(),
+            started: 1_795_327_511_000,
+            ended: Some(1_795_327_531_000),
+            points: vec![SessionPoint { number: 0, name: "Trung tâm".into(), node: "ab".into(), present: true }],
+            groups: 22,
+            bytes: 3_400_000,
+            gaps: 0,
+            journal: vec![JournalLine { n: 0, at_ms: 20, wall: 1_795_327_511_020, event: "started".into() }],
+        };
+        let expected = "session 01jd \"Tiếp công dân định kỳ\" is ended: central Trung tâm, started 2026-11-22 13:05:11, \
+                        ended 2026-11-22 13:05:31\n\
+                        22 groups here, 3.4 MB, 0 missing\n\n\
+                        NO  POINT      IN IT\n\
+                        0   Trung tâm  yes\n\n\
+                        NO  WHEN                 SECOND      WHAT\n\
+                        0   2026-11-22 13:05:11       0.020  started\n";
+        assert_eq!(describe(&session), expected);
+        let expected = "SESSION  STATE  STARTED              POINTS  GROUPS  SIZE    GAPS  TITLE\n\
+                        01jd     ended  2026-11-22 13:05:11  1       22      3.4 MB  0     Tiếp công dân định kỳ\n";
+        assert_eq!(list(&[session]), expected);
+    }
+}
