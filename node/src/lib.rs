@@ -5,6 +5,7 @@ pub mod console;
 pub mod control;
 pub mod driver;
 pub mod engine;
+pub mod export;
 pub mod identity;
 pub mod media;
 pub mod mesh;

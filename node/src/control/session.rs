@@ -202,13 +202,7 @@ fn words(head: &Head, event: &Event) -> String {
             format!("{} {why}", name(head, *point))
         }
         Event::Gap { track, from_seq, to_seq, reason } => {
-            let why = match reason {
-                GapReason::Lost => "the point could not be reached",
-                GapReason::Shed => "the line was too slow",
-                GapReason::NotMade => "they were never made",
-                GapReason::LostAtSource => "the point has not got them either",
-                GapReason::Damaged => "they are damaged",
-            };
+            let why = why(*reason);
             format!("{} missing: {why}", span(head, *track, *from_seq, *to_seq))
         }
         Event::Repaired { track, from_seq, to_seq } => {
@@ -217,6 +211,17 @@ fn words(head: &Head, event: &Event) -> String {
         Event::Resumed {} => "central was down and continues".to_owned(),
         Event::Ended { reason: EndReason::Closed } => "ended".to_owned(),
         Event::Ended { reason: EndReason::Interrupted } => "ended: it had been interrupted".to_owned(),
+    }
+}
+
+/// A gap's reason in words.
+pub fn why(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::Lost => "the point could not be reached",
+        GapReason::Shed => "the line was too slow",
+        GapReason::NotMade => "they were never made",
+        GapReason::LostAtSource => "the point has not got them either",
+        GapReason::Damaged => "they are damaged",
     }
 }
 
