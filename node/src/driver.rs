@@ -1,1 +1,456 @@
-//! driver
+//! The body of a node: waits, feeds the engine one input at a time, and carries out what it wants done.
+//!
+//! Everything outside meets here: the mesh, the media plane, the studio, the vault, the local socket, signals and the
+//! clock, whose only reader this is. Nothing that takes long happens in the loop. What must wait for a disk or a line is
+//! handed to a thread or a task, and its outcome comes back as an input like any other, so the engine sees one thing
+//! after the other and this file has no state of its own to speak of.
+
+mod answer;
+mod deeds;
+mod recall;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use codec::production;
+use store::id::{NodeId, SessionId};
+use store::journal::{Chain, LeftReason};
+use store::keys::SessionKey;
+use store::roster::{Right, Roster};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Config;
+use crate::console::{self, Console};
+use crate::control::{self, Call, Request, Response};
+use crate::engine::session::{self, Engine, Input, Member, Ticket};
+use crate::identity::{self, Identity, roster};
+use crate::media::{self, Media};
+use crate::mesh::{self, Mesh};
+use crate::studio::{self, Shown, Studio};
+use crate::vault::{self, Vault};
+use crate::wire::control::Message;
+
+/// Commands waiting for the loop. Beyond, callers wait.
+const CALLS_MAX: usize = 64;
+/// Outcomes of tasks waiting for the loop: there are a few per point and session at most.
+const INPUTS_MAX: usize = 1024;
+/// Groups that began, broke off or were stored, waiting for the loop: twenty seconds of a 40-point session.
+const EVENTS_MAX: usize = 4096;
+/// Questions of other points under way. Beyond, they are refused, and ask again.
+const REPLIES_MAX: usize = 256;
+
+/// How long the end of a session waits for its record to become whole before what is missing is called a gap.
+const WHOLE_WITHIN: Duration = Duration::from_secs(30);
+/// How long the end waits for points out of reach: longer than a connection needs to come back by itself.
+const FINISH_WITHIN: Duration = Duration::from_secs(3);
+/// How long a room goes on recording without a sign of central.
+const ABSENCE_MAX: Duration = Duration::from_secs(30 * 60);
+/// Length of a group.
+const GROUP: Duration = Duration::from_secs(2);
+
+/// Why the node does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its keys.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// Its roster.
+    #[error(transparent)]
+    Roster(#[from] roster::Error),
+    /// The configuration names another point.
+    #[error(
+        "the configuration calls this point {configured:?}, but the roster calls it {roster:?}: correct one of them"
+    )]
+    Name {
+        /// In the configuration.
+        configured: String,
+        /// In the roster.
+        roster: String,
+    },
+    /// Another node on the same folder, or no socket.
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    /// The archive.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The archive's contents.
+    #[error("the archive cannot be read")]
+    Archive(#[from] store::archive::Error),
+    /// The media plane.
+    #[error(transparent)]
+    Media(#[from] media::Error),
+    /// The mesh.
+    #[error(transparent)]
+    Mesh(#[from] mesh::StartError),
+    /// The room's page.
+    #[error(transparent)]
+    Console(#[from] console::Error),
+    /// The source of picture and sound.
+    #[error(transparent)]
+    Source(#[from] codec::capture::Error),
+    /// The system refused something basic.
+    #[error("the system refused {what}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs this point until it is told to stop, by a signal or over its local socket. Must be called on tokio's
+/// multi-thread runtime.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let (calls, from_callers) = mpsc::channel(CALLS_MAX);
+    // First of all: whoever holds the folder's lock is the only one to touch what is in it.
+    let _server = control::serve(&config.data, calls.clone())?;
+    let (mut driver, events) = Driver::start(config, calls).await?;
+    let result = driver.drive(events, from_callers).await;
+    driver.stop().await;
+    result
+}
+
+/// Where the loop's inputs come from.
+struct Events {
+    mesh: mpsc::Receiver<mesh::Event>,
+    media: mpsc::Receiver<media::Event>,
+    studio: mpsc::Receiver<studio::Event>,
+    inputs: mpsc::Receiver<Input>,
+}
+
+/// Everything the loop carries out its work with.
+struct Driver {
+    config: Config,
+    identity: Identity,
+    me: NodeId,
+    roster: Roster,
+    started_ms: u64,
+    engine: Engine,
+    studio: Studio,
+    media: Media,
+    mesh: Mesh,
+    vault: Vault,
+    console: Console,
+    inputs: mpsc::Sender<Input>,
+    studio_events: mpsc::Sender<studio::Event>,
+    /// Ends of the journals we write.
+    chains: BTreeMap<SessionId, Chain>,
+    /// Session keys in use.
+    keys: BTreeMap<SessionId, SessionKey>,
+    /// Where the mesh says each point's media plane is.
+    media_at: BTreeMap<NodeId, Vec<SocketAddr>>,
+    /// Points we keep a media connection to, with what the invitation said.
+    dialled: BTreeMap<NodeId, (Vec<SocketAddr>, u16)>,
+    /// Questions of other points that wait for our answer.
+    replies: BTreeMap<Ticket, oneshot::Sender<Bytes>>,
+    /// Commands that wait for theirs.
+    operators: BTreeMap<Ticket, oneshot::Sender<Response>>,
+    tickets: u64,
+    /// The session that `Stats` speaks of, and what was shown of it when it closed.
+    shown: Option<(SessionId, BTreeMap<NodeId, Shown>)>,
+    /// Central's clock minus ours in microseconds, by the last exchange.
+    offset: Option<(NodeId, i64)>,
+    counters: BTreeMap<&'static str, u64>,
+    stopping: bool,
+}
+
+impl Driver {
+    async fn start(config: Config, calls: mpsc::Sender<Call>) -> Result<(Driver, Events), Error> {
+        let epoch = Instant::now();
+        let identity = Identity::load(&config.data)?;
+        let me = identity.id();
+        let roster = roster::load(&config.data, &me)?;
+        let own = roster.point(&me).expect("a roster is loaded for a node that is in it");
+        if let Some(configured) = config.name.clone().filter(|name| *name != own.name) {
+            return Err(Error::Name { configured, roster: own.name.clone() });
+        }
+        let name = own.name.clone();
+        // A source that cannot be used is said now, to whoever starts the program, and not in the middle of a session.
+        drop(codec::capture::open(&config.room.source, &name, epoch)?);
+
+        let archive = config.archive();
+        let vault = tokio::task::block_in_place(|| Vault::open(&archive))?;
+        let media_config = media::Config {
+            listen: SocketAddr::new(config.mesh.listen, config.media.port.number),
+            give_way: !config.media.port.fixed,
+            line_bits: u64::from(config.media.line_kbps) * 1_000,
+            epoch,
+        };
+        let (media, from_media) = Media::bind(&identity.node, media_config, Arc::new(vault.clone()))?;
+        media.set_points(roster.points().iter().map(|point| point.node).collect());
+        let system = |what| move |source| Error::System { what, source };
+        let media_port = media.local_addr().map_err(system("the media socket's address"))?.port();
+        let settings = mesh::Settings {
+            name: name.clone(),
+            listen: config.mesh.listen,
+            port: config.mesh.port,
+            media_port,
+            multicast: config.mesh.mdns,
+            peers: config.mesh.peers.clone(),
+            members: roster
+                .points()
+                .iter()
+                .map(|point| (point.node, roster::addresses(point).unwrap_or_default()))
+                .collect(),
+        };
+        let (mesh, from_mesh) = Mesh::start(&identity.node, settings)?;
+        let console = Console::start(&config.console, calls).await?;
+
+        let (inputs, from_tasks) = mpsc::channel(INPUTS_MAX);
+        let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
+        let studio = Studio::new(
+            studio::Config {
+                me,
+                name,
+                epoch,
+                source: config.room.source.clone(),
+                production: production::Config { group: GROUP, ..production::Config::default() },
+                watch: config.room.watch,
+            },
+            media.clone(),
+            vault.clone(),
+            studio_events.clone(),
+        );
+        let engine = Engine::new(session::Config {
+            me,
+            epoch,
+            members: members(&roster),
+            points_max: usize::from(config.session.points_max),
+            whole_within: WHOLE_WITHIN,
+            finish_within: FINISH_WITHIN,
+            absence_max: ABSENCE_MAX,
+            media: Vec::new(),
+            media_port,
+            thumbs: false,
+        });
+        tracing::info!(
+            mesh = mesh.port(),
+            media = media_port,
+            page = %console.url(),
+            "this point runs; ports shown are the ones in use"
+        );
+        let driver = Driver {
+            config,
+            identity,
+            me,
+            roster,
+            started_ms: unix_ms(),
+            engine,
+            studio,
+            media,
+            mesh,
+            vault,
+            console,
+            inputs,
+            studio_events,
+            chains: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            media_at: BTreeMap::new(),
+            dialled: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            operators: BTreeMap::new(),
+            tickets: 0,
+            shown: None,
+            offset: None,
+            counters: BTreeMap::new(),
+            stopping: false,
+        };
+        let events = Events { mesh: from_mesh, media: from_media, studio: from_studio, inputs: from_tasks };
+        Ok((driver, events))
+    }
+
+    async fn drive(&mut self, mut events: Events, mut calls: mpsc::Receiver<Call>) -> Result<(), Error> {
+        let system = |what| move |source| Error::System { what, source };
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("a signal handler"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("a signal handler"))?;
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.recall()?;
+        self.carry_out_all();
+        while !self.stopping {
+            // Far away when nothing is due; any input comes back here.
+            let deadline = self.engine.deadline().unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+            tokio::select! {
+                Some(event) = events.inputs.recv() => self.tell(event),
+                Some(event) = events.studio.recv() => self.studio_event(event),
+                Some(event) = events.mesh.recv() => self.mesh_event(event),
+                Some(event) = events.media.recv() => self.media_event(event),
+                Some((request, reply)) = calls.recv() => self.call(request, reply),
+                () = tokio::time::sleep_until(deadline.into()) => self.tell(Input::Tick),
+                _ = second.tick() => self.look(),
+                _ = terminate.recv() => self.stopping = true,
+                _ = interrupt.recv() => self.stopping = true,
+            }
+            self.carry_out_all();
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.engine.handle(Instant::now(), input);
+    }
+
+    fn carry_out_all(&mut self) {
+        while let Some(output) = self.engine.poll() {
+            self.carry_out(output);
+        }
+    }
+
+    /// Leaves politely: groups are closed and stored, neighbours hear a goodbye. An open session stays open; central
+    /// resumes it when it runs again, a delegate joins again.
+    async fn stop(self) {
+        let Driver { mut studio, media, mesh, vault, engine, dialled, .. } = self;
+        tracing::info!("this point stops");
+        let current = engine.view(Instant::now()).session.map(|session| session.id);
+        let closing = vault.clone();
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(stopped) = current.and_then(|session| studio.unpublish(session)) {
+                stopped.finish();
+            }
+            drop(studio);
+            // Ends go out when their groups are on the disk.
+            closing.close();
+        });
+        if closed.await.is_err() {
+            tracing::error!("closing the last groups failed");
+        }
+        dialled.into_keys().for_each(|node| media.hang_up(node));
+        mesh.stop().await;
+    }
+
+    fn mesh_event(&mut self, event: mesh::Event) {
+        match event {
+            mesh::Event::Up { node, media } => {
+                tracing::info!(point = self.name(node), "online");
+                self.media_at.insert(node, media);
+                if let Some((addresses, port)) = self.dialled.get(&node).cloned() {
+                    self.dial(node, addresses, port);
+                }
+                self.tell(Input::Up { node });
+            }
+            mesh::Event::Down { node } => {
+                tracing::info!(point = self.name(node), "offline");
+                self.tell(Input::Down { node });
+            }
+            mesh::Event::Request { from, message, reply } => self.asked(from, &message, reply),
+        }
+    }
+
+    fn asked(&mut self, from: NodeId, message: &[u8], reply: oneshot::Sender<Bytes>) {
+        // Questions whose asker has gone are no burden any more.
+        self.replies.retain(|_, reply| !reply.is_closed());
+        if self.replies.len() >= REPLIES_MAX {
+            tracing::warn!(point = self.name(from), "too many questions at once; this one is refused");
+            return;
+        }
+        match Message::decode(message) {
+            Ok(message) => {
+                let ticket = self.ticket();
+                self.replies.insert(ticket, reply);
+                self.tell(Input::Asked { from, ticket, message });
+            }
+            Err(error) => tracing::warn!(point = self.name(from), %error, "a question cannot be read"),
+        }
+    }
+
+    fn media_event(&mut self, event: media::Event) {
+        match event {
+            media::Event::Up { node } => {
+                tracing::info!(point = self.name(node), "sound and picture connected");
+                self.tell(Input::MediaUp { node });
+            }
+            media::Event::Down { node, reason } => {
+                tracing::info!(point = self.name(node), reason, "sound and picture lost");
+                self.tell(Input::MediaDown { node, reason: LeftReason::Lost });
+            }
+            media::Event::Quiet { node } => tracing::warn!(point = self.name(node), "nothing heard for two seconds"),
+            media::Event::Heard { node } => tracing::info!(point = self.name(node), "heard again"),
+            media::Event::Announced { node, session, tracks } => self.tell(Input::Announced { node, session, tracks }),
+            media::Event::Group(reader) => self.studio.group(reader),
+            media::Event::Wanted { session, track, wanted } => self.studio.wanted(session, track, wanted),
+            media::Event::Keyframe { session, track } => self.studio.keyframe(session, track),
+            media::Event::Clock { node, sent, remote, received } => {
+                let middle = sent / 2 + received / 2;
+                self.offset = Some((node, i64::try_from(i128::from(remote) - i128::from(middle)).unwrap_or(i64::MAX)));
+                self.tell(Input::Clock { node, sent, remote, received });
+            }
+            media::Event::Shed { node, track, seq, .. } => {
+                self.count("groups_shed");
+                tracing::debug!(point = self.name(node), %track, seq, "a group is left out for a slow line");
+            }
+            media::Event::Budget { node, bits } => {
+                let central = self.engine.view(Instant::now()).session.map(|session| session.central);
+                if central == Some(node) {
+                    self.studio.budget(bits);
+                }
+            }
+            media::Event::Refused { node, why } => {
+                self.count("neighbours_refused");
+                tracing::warn!(point = self.name(node), why, "a neighbour broke the rules and was cut off");
+            }
+        }
+    }
+
+    fn studio_event(&mut self, event: studio::Event) {
+        match event {
+            studio::Event::Began(group) => self.tell(Input::Began(group)),
+            studio::Event::Broke(group) => {
+                self.count("groups_broken");
+                self.tell(Input::Broke(group));
+            }
+            studio::Event::Stored(group) => {
+                self.count("groups_stored");
+                self.tell(Input::Stored(group));
+            }
+            studio::Event::Fetched { session, origin, missing } => {
+                self.tell(Input::Fetched { session, origin, missing });
+            }
+        }
+    }
+
+    /// Once a second: the room's source, and what `Stats` would say.
+    fn look(&mut self) {
+        let failed = tokio::task::block_in_place(|| self.studio.look(Instant::now()));
+        if let Some(failed) = failed {
+            tokio::task::spawn_blocking(move || failed.finish());
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counters.entry(what).or_default() += 1;
+    }
+
+    /// A point's name for the log.
+    fn name(&self, node: NodeId) -> String {
+        self.roster.point(&node).map_or_else(|| node.short(), |point| point.name.clone())
+    }
+
+    fn call(&mut self, request: Request, reply: oneshot::Sender<Response>) {
+        if let Some(response) = self.answer(request, reply) {
+            let (response, reply) = response;
+            // A caller that hung up wants no answer.
+            let _ = reply.send(response);
+        }
+    }
+}
+
+fn members(roster: &Roster) -> BTreeMap<NodeId, Member> {
+    let member = |point: &store::roster::Point| Member { name: point.name.clone(), chair: point.may(Right::Chair) };
+    roster.points().iter().map(|point| (point.node, member(point))).collect()
+}
+
+/// Wall clock, Unix milliseconds.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -169,8 +169,9 @@ impl Studio {
 
     /// Session time from now on.
     pub fn clock(&mut self, session: SessionId, line: Line) {
-        if let Some(scene) = self.sessions.get(&session) {
-            scene.timeline.set(line);
+        match self.sessions.get(&session) {
+            Some(scene) => scene.timeline.set(line),
+            None => tracing::error!(%session, "session time came for a session that is not open"),
         }
     }
 
@@ -269,6 +270,12 @@ impl Studio {
     /// What was made here, while the room publishes.
     pub fn produced(&self) -> Option<production::Stats> {
         self.room.as_ref().map(|room| room.production().stats())
+    }
+
+    /// The latest session of which anything was seen or heard here, and what.
+    pub fn latest_shown(&self) -> Option<(SessionId, BTreeMap<NodeId, Shown>)> {
+        let session = *self.sessions.iter().rev().find(|(_, scene)| !scene.watches.is_empty())?.0;
+        Some((session, self.shown(session)))
     }
 
     /// What of each other point was seen and heard here in a session.

@@ -27,6 +27,10 @@ const WINDOW: u64 = 20_000_000;
 /// Exchanges remembered; with more than this in a window the oldest go first.
 const SAMPLES_MAX: usize = 64;
 
+/// So many exchanges, or one whose bound is this in microseconds, make a first line that frames may be stamped with.
+const STEADY_SAMPLES: usize = 3;
+const STEADY_ERROR: u64 = 5_000;
+
 /// A longer round trip says nothing useful about the offset, in microseconds.
 const ROUND_TRIP_MAX: u64 = 5_000_000;
 
@@ -181,6 +185,12 @@ impl Clock {
         Some(best.bound(now) + self.line?.remaining(now))
     }
 
+    /// Whether frames may be stamped with it: a first exchange alone may have met a queue, or a program that was just
+    /// starting, and what it got wrong would be slewed away only slowly.
+    pub fn is_steady(&self, now: u64) -> bool {
+        self.samples.len() >= STEADY_SAMPLES || self.error(now).is_some_and(|error| error <= STEADY_ERROR)
+    }
+
     fn forget(&mut self, now: u64) {
         // The newest always stays, so that a silent line leaves an old estimate rather than none.
         while self.samples.len() > 1
@@ -244,6 +254,21 @@ mod tests {
         assert_eq!(clock.error(SECOND), None);
         clock.handle(2 * SECOND, Input::Rebase { origin: 0 });
         assert!(matches!(clock.poll(), Some(Output::Line(_))));
+    }
+
+    #[test]
+    fn one_exchange_in_a_queue_is_no_steady_clock_but_three_are() {
+        let mut clock = Clock::default();
+        clock.handle(10 * SECOND, Input::Rebase { origin: 0 });
+        exchange(&mut clock, 10 * SECOND, 300_000, 10_000, 0);
+        assert!(!clock.is_steady(11 * SECOND));
+        exchange(&mut clock, 11 * SECOND, 100_000, 10_000, 0);
+        exchange(&mut clock, 12 * SECOND, 100_000, 10_000, 0);
+        assert!(clock.is_steady(13 * SECOND));
+        let mut good = Clock::default();
+        good.handle(10 * SECOND, Input::Rebase { origin: 0 });
+        exchange(&mut good, 10 * SECOND, 2_000, 2_000, 0);
+        assert!(good.is_steady(10 * SECOND + 4_000));
     }
 
     #[test]

@@ -122,8 +122,8 @@ fn everything(vault: &Vault, session: &SessionId) -> Vec<Record> {
     let archive = vault.archive();
     let mut records = Vec::new();
     for track in archive.tracks(session).expect("a good archive") {
-        for stub in archive.stubs(session, track, 0..1_000, 1_000).expect("a good archive") {
-            records.push(archive.get(&stub.id).expect("a good group"));
+        for outline in archive.outlines(session, track, 0..1_000, 1_000).expect("a good archive") {
+            records.push(archive.get(&outline.id).expect("a good group"));
         }
     }
     records

@@ -96,8 +96,9 @@ impl Sense {
     fn of(kind: TrackKind) -> Option<Sense> {
         match kind {
             TrackKind::Audio => Some(Sense::Sound),
-            TrackKind::Main => Some(Sense::Picture),
-            TrackKind::Thumb | TrackKind::Screen => None,
+            // The low layer comes in place of the whole picture, with the same group numbers; whichever begins first is shown.
+            TrackKind::Main | TrackKind::Thumb => Some(Sense::Picture),
+            TrackKind::Screen => None,
         }
     }
 }

@@ -163,12 +163,16 @@ impl Delegate {
     /// Begins to publish once session time is known and central connected for the first time. From then on the room is
     /// recorded whatever the line does.
     fn publish(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
+        if !matches!(self.phase, Phase::Running) {
+            // The line is kept for when the session is open: before that nobody outside can use it.
+            return;
+        }
         let session = self.head.id;
         while let Some(clock::Output::Line(line)) = self.clock.poll() {
             out.push_back(Output::Clock { session, line });
         }
-        let ready = matches!(self.phase, Phase::Running) && self.clock.line().is_some();
-        if !ready || self.publishing || !context.linked.contains(&self.head.central) {
+        let ready = self.clock.line().is_some() && context.linked.contains(&self.head.central);
+        if !ready || self.publishing {
             return;
         }
         if let Some(number) = self.head.number(&context.config.me) {

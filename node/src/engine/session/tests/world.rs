@@ -34,6 +34,7 @@ pub(super) struct Node {
     /// Session and first group number while it publishes.
     pub(super) publishing: Option<(SessionId, u64)>,
     pub(super) line: Option<Line>,
+    opened: BTreeSet<SessionId>,
     pub(super) subscribed: BTreeMap<NodeId, Vec<TrackId>>,
     pub(super) told: Vec<(Ticket, Result<SessionId, Refusal>)>,
     pub(super) fetches: Vec<(SessionId, NodeId, TrackId, u64, u64)>,
@@ -103,6 +104,7 @@ impl World {
                 running: false,
                 publishing: None,
                 line: None,
+                opened: BTreeSet::new(),
                 subscribed: BTreeMap::new(),
                 told: Vec::new(),
                 fetches: Vec::new(),
@@ -174,6 +176,7 @@ impl World {
         node.running = false;
         node.publishing = None;
         node.line = None;
+        node.opened.clear();
         node.dialled.clear();
         for other in reach {
             self.part(n, other);
@@ -344,8 +347,11 @@ impl World {
                 node.disk.heads.insert(head.id, head);
             }
             Output::Journal { at, event, .. } => node.disk.journal.push((at, event)),
-            Output::Open { .. } => {}
-            Output::Close { session } => node.closed.push(session),
+            Output::Open { head } => drop(node.opened.insert(head.id)),
+            Output::Close { session } => {
+                node.opened.remove(&session);
+                node.closed.push(session);
+            }
             Output::Dial { node: to, port, .. } => {
                 let other = to.as_bytes()[0];
                 assert_eq!(port, 7000 + u16::from(other), "the port of whom is dialled");
@@ -360,6 +366,7 @@ impl World {
             }
             Output::Publish { session, tracks, first_seq } => {
                 assert!(node.publishing.is_none(), "node {n} publishes one session at a time");
+                assert!(node.line.is_some() && node.opened.contains(&session), "frames need session time");
                 node.publishing = Some((session, first_seq));
                 // As the body does: numbers are reserved ahead of their use.
                 node.disk.reserved.insert(session, first_seq + 10);
@@ -376,7 +383,10 @@ impl World {
             Output::Subscribe { from, tracks, .. } => {
                 node.subscribed.insert(from, tracks.into_iter().map(|(track, _)| track).collect());
             }
-            Output::Clock { line, .. } => node.line = Some(line),
+            Output::Clock { session, line } => {
+                assert!(node.opened.contains(&session), "session time is of use only in an open session");
+                node.line = Some(line);
+            }
             Output::Fetch { session, origin, track, from, to, .. } => {
                 node.fetches.push((session, origin, track, from, to));
             }

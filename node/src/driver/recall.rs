@@ -1,0 +1,163 @@
+//! What the archive tells the engine: where our own tracks stand, and which sessions were left open.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use store::archive::{self, Archive};
+use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::journal::{Chain, Entry, Event, GapReason};
+use store::session::{Head, State};
+use store::signed::Signed;
+
+use super::{Driver, Error, unix_ms};
+use crate::engine::keeper;
+use crate::engine::session::{Input, Own, PAST_MAX, Recalled, is_recorded};
+use crate::studio::RESERVE;
+use crate::wire::control::{Last, Span};
+
+/// A group's time after its start that a restarted central leaves alone, in microseconds: longer than any group.
+const AFTER_LAST_US: u64 = 2_500_000;
+
+impl Driver {
+    /// Tells the engine of the sessions the archive knows: the open ones, and the latest that are over, in which somebody
+    /// may still owe groups.
+    pub(super) fn recall(&mut self) -> Result<(), Error> {
+        let archive = self.vault.archive();
+        let sessions = archive.sessions()?;
+        for damaged in sessions.damaged {
+            tracing::error!(session = %damaged, "the head of this session cannot be read; its groups are left alone");
+        }
+        // The latest first: it is the one to resume, should there be two.
+        let latest: Vec<Head> = sessions.heads.into_iter().rev().collect();
+        let (open, over): (Vec<Head>, Vec<Head>) = latest.into_iter().partition(|head| head.state == State::Open);
+        for head in open.into_iter().take(PAST_MAX).chain(over.into_iter().take(PAST_MAX / 2)) {
+            let id = head.id;
+            match self.recalled(head) {
+                Ok(recalled) => {
+                    let recalled = Box::new(recalled);
+                    self.tell(Input::Recall { recalled, unix_ms: unix_ms() });
+                    self.carry_out_all();
+                }
+                Err(error) => tracing::error!(session = %id, %error, "this session cannot be taken up"),
+            }
+        }
+        Ok(())
+    }
+
+    fn recalled(&mut self, head: Head) -> Result<Recalled, archive::Error> {
+        let archive = self.vault.archive();
+        let (id, me) = (head.id, self.me);
+        let mut wraps = BTreeMap::new();
+        for point in &head.points {
+            wraps.extend(archive.wraps(&id, &point.node)?.remove(&head.epoch).map(|wrap| (point.node, wrap)));
+        }
+        let key = wraps.get(&me).and_then(|wrap| self.open_wrap(&head, wrap).ok());
+        let archive = self.vault.archive();
+        let number = head.number(&me);
+        let chairs = head.central == me;
+        let resumes = chairs && head.state == State::Open;
+        let own = match number {
+            Some(number) if resumes => reserve(archive, &id, number)?,
+            Some(number) => own(archive, &id, number)?,
+            None => Own::default(),
+        };
+        let (mut last_us, mut kept) = (0, Vec::new());
+        if chairs {
+            let (chain, journal) = read_journal(archive, &id, me)?;
+            last_us = journal.iter().map(|entry| entry.content().at_us).max().unwrap_or(0);
+            last_us = last_us.max(last_group_us(archive, &head)?);
+            kept = kept_of(archive, &head, me, &journal)?;
+            self.chains.insert(id, chain);
+        }
+        self.keys.extend(key.map(|key| (id, key)));
+        Ok(Recalled { head, own, wraps, last_us, kept })
+    }
+}
+
+/// Where our own tracks of a session stand.
+pub(super) fn own(archive: &Archive, session: &SessionId, number: PointNumber) -> Result<Own, archive::Error> {
+    let mut tracks = Vec::new();
+    for kind in TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)) {
+        let track = TrackId::new(number, kind);
+        tracks.extend(archive.have(session, track)?.last().map(|seq| Last { track, seq }));
+    }
+    Ok(Own { first_seq: archive.reserved(session)?, unused: Vec::new(), tracks })
+}
+
+/// The same for a run that begins to publish: numbers are set aside for it, and those an earlier run left are named.
+pub(super) fn reserve(archive: &Archive, session: &SessionId, number: PointNumber) -> Result<Own, archive::Error> {
+    let Range { start, .. } = archive.reserve_seqs(session, RESERVE)?;
+    let own = own(archive, session, number)?;
+    // One group after the last stored may have been under way when the run before ended.
+    let begun = own.tracks.iter().map(|last| last.seq + 2).max().unwrap_or(0);
+    let unused = match start.checked_sub(1) {
+        Some(to) if begun <= to => own.tracks.iter().map(|last| Span { track: last.track, from: begun, to }).collect(),
+        _ => Vec::new(),
+    };
+    Ok(Own { first_seq: start, unused, ..own })
+}
+
+/// Reads a journal we write, checks it, and gives its end. A journal that is not whole is continued from its last good
+/// entry if that is its end; anything else is an error, for nothing may be written over it.
+fn read_journal(
+    archive: &Archive,
+    session: &SessionId,
+    central: NodeId,
+) -> Result<(Chain, Vec<Signed<Entry>>), archive::Error> {
+    let unreadable = |why: &dyn std::fmt::Display| archive::Error::Unreadable(format!("journal of {session} ({why})"));
+    let mut chain = Chain::new(*session, central);
+    let mut entries = Vec::new();
+    for bytes in archive.journal(session, 0)? {
+        let entry = Signed::<Entry>::parse(bytes).map_err(|error| unreadable(&error))?;
+        chain.accept(&entry).map_err(|error| unreadable(&error))?;
+        entries.push(entry);
+    }
+    Ok((chain, entries))
+}
+
+/// Session time after the last group stored of any track, in microseconds.
+fn last_group_us(archive: &Archive, head: &Head) -> Result<u64, archive::Error> {
+    let mut latest = 0;
+    for track in archive.tracks(&head.id)? {
+        let Some(last) = archive.have(&head.id, track)?.last() else { continue };
+        for outline in archive.outlines(&head.id, track, last..last + 1, 1)? {
+            latest = latest.max(outline.t0.saturating_add(AFTER_LAST_US));
+        }
+    }
+    Ok(latest)
+}
+
+/// What the keeper must know of a session it did not see: gaps the journal names, and what is here.
+fn kept_of(
+    archive: &Archive,
+    head: &Head,
+    me: NodeId,
+    journal: &[Signed<Entry>],
+) -> Result<Vec<keeper::Input>, archive::Error> {
+    let mut kept = Vec::new();
+    for point in head.points.iter().filter(|point| point.node != me) {
+        for kind in TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)) {
+            let track = TrackId::new(point.number, kind);
+            let have = archive.have(&head.id, track)?;
+            let told = journal.iter().filter_map(|entry| match &entry.content().event {
+                Event::Gap { track: of, from_seq, to_seq, reason } if *of == track => {
+                    Some((*from_seq..=*to_seq, *reason == GapReason::LostAtSource))
+                }
+                _ => None,
+            });
+            for (told, lost) in told {
+                // A journal names gaps once, so there are no more of these than entries.
+                let missing = have.missing(told, usize::MAX);
+                kept.extend(missing.into_iter().map(|run| {
+                    let (from, to) = run.into_inner();
+                    keeper::Input::Told { track, from, to, lost }
+                }));
+            }
+            kept.extend(have.runs().map(|run| {
+                let (from, to) = run.into_inner();
+                keeper::Input::Held { track, from, to }
+            }));
+        }
+    }
+    Ok(kept)
+}
