@@ -194,10 +194,7 @@ impl Production {
         production.encoders.push(spawn("encode main", Box::new(move || main_run.pictures(main)))?);
         production.encoders.push(spawn("encode thumb", Box::new(move || thumb_run.pictures(thumb)))?);
         production.encoders.push(spawn("encode audio", Box::new(move || audio_run.sound(sound)))?);
-        let capture = move || {
-            shared.capture(source, &to_session);
-            shared.close();
-        };
+        let capture = move || Capturing(&shared).run(source, &to_session);
         production.capture = Some(spawn("capture", Box::new(capture))?);
         Ok(production)
     }
@@ -344,55 +341,6 @@ impl Shared {
         }
     }
 
-    /// The capture thread.
-    fn capture(&self, mut source: Box<dyn Source>, to_session: &ToSession) {
-        let (mut main, mut thumb) = (Thinning::new(self.main.fps), Thinning::new(self.thumb.fps));
-        while !self.stop.load(Ordering::Relaxed) {
-            match source.next(PATIENCE) {
-                Ok(None) => {}
-                Ok(Some(Event::Picture(picture))) => {
-                    self.captured.fetch_add(1, Ordering::Relaxed);
-                    let at = to_session(picture.at);
-                    let place = self.place(at);
-                    for (layer, thinning) in [(&self.main, &mut main), (&self.thumb, &mut thumb)] {
-                        if layer.enabled.load(Ordering::Relaxed) && thinning.take(picture.at) {
-                            let picture = Arc::clone(&picture);
-                            if layer.queue.displace(Captured { picture, at, place }) {
-                                layer.counts.dropped.fetch_add(1, Ordering::Relaxed);
-                            }
-                        }
-                    }
-                }
-                Ok(Some(Event::Samples(mut samples))) => {
-                    samples.at = to_session(samples.at);
-                    self.begin(samples.at);
-                    self.sound.wait(samples);
-                }
-                Ok(Some(Event::Appeared(kind))) => self.missing(kind, None),
-                Ok(Some(Event::Vanished(kind, why))) => {
-                    tracing::info!(?kind, why, "a source vanished");
-                    self.missing(kind, Some(why));
-                    match kind {
-                        Kind::Sound => self.sound.pause(),
-                        Kind::Picture => {
-                            self.main.queue.pause();
-                            self.thumb.queue.pause();
-                        }
-                    }
-                }
-                Ok(Some(Event::Ended)) => {
-                    lock(&self.source).source = State::Ended;
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the source failed");
-                    lock(&self.source).source = State::Failed(sentence(&error));
-                    return;
-                }
-            }
-        }
-    }
-
     fn missing(&self, kind: Kind, why: Option<String>) {
         let mut source = lock(&self.source);
         match kind {
@@ -419,6 +367,69 @@ impl Shared {
         self.main.queue.close();
         self.thumb.queue.close();
         self.sound.close();
+    }
+}
+
+/// The capture thread. However it ends, the encoders learn of it: a source may be other people's code.
+struct Capturing<'a>(&'a Shared);
+
+impl Drop for Capturing<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.0.source).source = State::Failed("the source broke off by a fault of the program".into());
+        }
+        self.0.close();
+    }
+}
+
+impl Capturing<'_> {
+    fn run(self, mut source: Box<dyn Source>, to_session: &ToSession) {
+        let shared = self.0;
+        let (mut main, mut thumb) = (Thinning::new(shared.main.fps), Thinning::new(shared.thumb.fps));
+        while !shared.stop.load(Ordering::Relaxed) {
+            match source.next(PATIENCE) {
+                Ok(None) => {}
+                Ok(Some(Event::Picture(picture))) => {
+                    shared.captured.fetch_add(1, Ordering::Relaxed);
+                    let at = to_session(picture.at);
+                    let place = shared.place(at);
+                    for (layer, thinning) in [(&shared.main, &mut main), (&shared.thumb, &mut thumb)] {
+                        if layer.enabled.load(Ordering::Relaxed) && thinning.take(picture.at) {
+                            let picture = Arc::clone(&picture);
+                            if layer.queue.displace(Captured { picture, at, place }) {
+                                layer.counts.dropped.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                }
+                Ok(Some(Event::Samples(mut samples))) => {
+                    samples.at = to_session(samples.at);
+                    shared.begin(samples.at);
+                    shared.sound.wait(samples);
+                }
+                Ok(Some(Event::Appeared(kind))) => shared.missing(kind, None),
+                Ok(Some(Event::Vanished(kind, why))) => {
+                    tracing::info!(?kind, why, "a source vanished");
+                    shared.missing(kind, Some(why));
+                    match kind {
+                        Kind::Sound => shared.sound.pause(),
+                        Kind::Picture => {
+                            shared.main.queue.pause();
+                            shared.thumb.queue.pause();
+                        }
+                    }
+                }
+                Ok(Some(Event::Ended)) => {
+                    lock(&shared.source).source = State::Ended;
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the source failed");
+                    lock(&shared.source).source = State::Failed(sentence(&error));
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -451,6 +462,35 @@ impl Thinning {
     }
 }
 
+/// How many pictures a second reach an encoder, taken anew at each group: a camera of fifteen, or a machine that
+/// manages fifteen, gets the whole bitrate for them.
+struct Rate {
+    fps: u32,
+    most: u32,
+    /// Start of the count and pictures since.
+    since: Option<(MediaTime, u32)>,
+}
+
+impl Rate {
+    /// Counts a picture; the new rate when it differs by more than a tenth.
+    fn changed(&mut self, at: MediaTime, opens: bool) -> Option<u32> {
+        let (start, count) = self.since.unwrap_or((at, 0));
+        let length = at.since(start);
+        // Half a second at least, as one late picture would sway less.
+        if !opens || length < Duration::from_millis(500) {
+            self.since = Some((start, count + 1));
+            return None;
+        }
+        self.since = Some((at, 1));
+        let fps = (f64::from(count) / length.as_secs_f64()).round().clamp(1.0, f64::from(self.most)) as u32;
+        if fps.abs_diff(self.fps) * 10 <= self.fps {
+            return None;
+        }
+        self.fps = fps;
+        Some(fps)
+    }
+}
+
 /// One layer's thread: gives frames to the sink in groups.
 struct Run {
     layer: Layer,
@@ -471,6 +511,7 @@ impl Run {
         let shared = Arc::clone(&self.shared);
         let layer = if self.layer == Layer::Thumb { &shared.thumb } else { &shared.main };
         let mut bitrate = layer.bitrate.load(Ordering::Relaxed);
+        let mut rate = Rate { fps: layer.fps, most: layer.fps, since: None };
         while let Some(work) = layer.queue.take() {
             let Work::Media(Captured { picture, at, place }) = work else {
                 self.close();
@@ -484,6 +525,9 @@ impl Run {
             let opens = self.open != Some(place.seq);
             if opens && place.seq < self.next {
                 continue;
+            }
+            if let Some(fps) = rate.changed(at, opens) {
+                report(&layer.counts, encoder.set_fps(fps));
             }
             if let Some(Some(mut frame)) = report(&layer.counts, encoder.encode(&picture, opens)) {
                 frame.at = at;
@@ -585,6 +629,21 @@ mod tests {
     fn taken(fps: u32, times: impl Iterator<Item = u64>) -> Vec<u64> {
         let mut thinning = Thinning::new(fps);
         times.filter(|&at| thinning.take(MediaTime(at))).collect()
+    }
+
+    #[test]
+    fn a_slow_camera_gets_its_bitrate_over_the_pictures_it_gives() {
+        let mut rate = Rate { fps: 30, most: 30, since: None };
+        let mut run = |from: u64, fps: u64, count: u64| -> Vec<u32> {
+            let times = (0..count).map(|index| MediaTime(from + index * 1_000_000 / fps));
+            times
+                .enumerate()
+                .filter_map(|(index, at)| rate.changed(at, index.is_multiple_of(2 * fps as usize)))
+                .collect()
+        };
+        assert_eq!(run(0, 30, 120), [], "as expected");
+        assert_eq!(run(4_000_000, 15, 120), [15], "said once");
+        assert_eq!(run(12_000_000, 60, 240), [30], "never more than the layer");
     }
 
     #[test]

@@ -20,6 +20,9 @@ use crate::time::MediaTime;
 /// Bitrates the encoder can hold, in bits per second: below, nothing is recognizable; above, the level forbids it.
 pub const BITRATE: std::ops::RangeInclusive<u32> = 16_000..=20_000_000;
 
+/// Frame rates the encoder can spread its bits over.
+pub const FPS: std::ops::RangeInclusive<u32> = 1..=60;
+
 /// What an encoder makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
@@ -27,7 +30,7 @@ pub struct Config {
     pub width: u32,
     /// Most pixels down.
     pub height: u32,
-    /// Pictures per second that the bitrate is spread over, 1 to 60.
+    /// Pictures per second that the bitrate is spread over, within [`FPS`].
     pub fps: u32,
     /// Bits per second, within [`BITRATE`].
     pub bitrate: u32,
@@ -38,6 +41,12 @@ impl Config {
     pub const MAIN: Self = Self { width: 1280, height: 720, fps: 30, bitrate: 1_200_000 };
     /// The small live layer.
     pub const THUMB: Self = Self { width: 320, height: 180, fps: 10, bitrate: 80_000 };
+
+    /// What a keyframe should stay below: six mean frames. The encoder knows nothing of a scene when it makes its first,
+    /// so one above this is made again with what was learnt.
+    fn keyframe_bytes_max(&self) -> usize {
+        (self.bitrate / self.fps / 8 * 6) as usize
+    }
 }
 
 /// Why pictures could not be encoded or decoded.
@@ -100,7 +109,7 @@ impl Encoder {
     pub fn new(config: Config) -> Result<Self, Error> {
         within("a width", config.width, SIDE_MIN..=SIDE_MAX)?;
         within("a height", config.height, SIDE_MIN..=SIDE_MAX)?;
-        within("a frame rate", config.fps, 1..=60)?;
+        within("a frame rate", config.fps, FPS)?;
         within("a bitrate", config.bitrate, BITRATE)?;
         Ok(Self { config, library: None, scaled: None })
     }
@@ -109,15 +118,18 @@ impl Encoder {
     /// the library made nothing of it.
     pub fn encode(&mut self, picture: &Picture, keyframe: bool) -> Result<Option<Frame>, Error> {
         let size = picture::fit(picture.width(), picture.height(), self.config.width, self.config.height);
-        let mut library = match self.library.take() {
-            Some(library) if library.size() == size => library,
-            _ => openh264::Encoder::new(size.0, size.1, &self.config)?,
+        let known = self.library.take().filter(|library| library.size() == size);
+        let begins = known.is_none();
+        let mut library = match known {
+            Some(library) => library,
+            None => openh264::Encoder::new(size.0, size.1, &self.config)?,
         };
-        let encoded = if size == (picture.width(), picture.height()) {
-            library.encode(picture, keyframe)
-        } else {
-            library.encode(self.scale(picture, size)?, keyframe)
-        };
+        let budget = self.config.keyframe_bytes_max();
+        let fitting = if size == (picture.width(), picture.height()) { picture } else { self.scale(picture, size)? };
+        let mut encoded = library.encode(fitting, keyframe);
+        if begins && matches!(&encoded, Ok(Some(first)) if first.bytes.len() > budget) {
+            encoded = library.encode(fitting, true);
+        }
         self.library = Some(library);
         let Some(encoded) = encoded? else { return Ok(None) };
         let data = Bytes::from(encoded.bytes);
@@ -129,6 +141,13 @@ impl Encoder {
         within("a bitrate", bitrate, BITRATE)?;
         self.config.bitrate = bitrate;
         self.library.as_mut().map_or(Ok(()), |library| library.set_bitrate(bitrate))
+    }
+
+    /// Spreads the bitrate over this many pictures a second from the next one on, when fewer come than expected.
+    pub fn set_fps(&mut self, fps: u32) -> Result<(), Error> {
+        within("a frame rate", fps, FPS)?;
+        self.config.fps = fps;
+        self.library.as_mut().map_or(Ok(()), |library| library.set_fps(fps))
     }
 
     fn scale(&mut self, picture: &Picture, (width, height): (u32, u32)) -> Result<&Picture, Error> {

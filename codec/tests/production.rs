@@ -265,3 +265,21 @@ fn a_source_that_fails_is_reported_and_its_groups_are_closed() {
     assert_eq!(stats.audio.frames, 15, "all sound that was captured is there");
     assert_eq!(groups.len(), 2);
 }
+
+/// A source with a fault.
+struct Faulty;
+
+impl Source for Faulty {
+    fn next(&mut self, _: Duration) -> Result<Option<Event>, Error> {
+        panic!("this fault is part of the test");
+    }
+}
+
+#[test]
+fn a_source_that_panics_ends_like_one_that_fails() {
+    let (collected, sink) = collector();
+    let production = Production::start(Box::new(Faulty), small(), later(0), sink).expect("it starts");
+    until(Duration::from_secs(5), || matches!(production.stats().source, State::Failed(_)));
+    let (_, groups) = finish(production, &collected);
+    assert!(groups.is_empty());
+}

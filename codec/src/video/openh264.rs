@@ -109,6 +109,11 @@ impl Encoder {
         Ok(())
     }
 
+    pub(super) fn set_fps(&mut self, fps: u32) -> Result<(), Error> {
+        let mut rate = fps as f32;
+        self.set(sys::ENCODER_OPTION_FRAME_RATE, &mut rate, "changing the frame rate")
+    }
+
     /// Encodes a picture of exactly [`size`](Self::size). `None` when the library chose to make nothing of it.
     pub(super) fn encode(&mut self, picture: &Picture, keyframe: bool) -> Result<Option<Encoded>, Error> {
         assert_eq!((picture.width(), picture.height()), self.size(), "the caller scales");

@@ -60,7 +60,7 @@ pub(super) fn parts(path: &Path) -> Result<Parts, Fault> {
             Err(fault) => return Err(fault),
         },
     };
-    let advice = "only H.264 with AAC or Opus can be played";
+    let advice = "only H.264 with AAC (LC, mono or stereo) or Opus can be played";
     match (no_picture, no_sound) {
         (Some(why), _) => Err(Fault::Foreign(format!("{why}, {advice}"))),
         (None, Some(why)) if parts.pictures.is_some() => {
@@ -280,9 +280,7 @@ fn aac(config: &[u8]) -> Result<Box<dyn AudioDecoder>, Fault> {
     parameters.for_codec(CODEC_ID_AAC).with_extra_data(config.into());
     let decoder = symphonia::default::get_codecs().make_audio_decoder(&parameters, &AudioDecoderOptions::default());
     decoder.map_err(|_| {
-        Fault::Foreign(
-            "its sound is AAC of a profile or with channels that we cannot decode (only LC in mono or stereo)".into(),
-        )
+        Fault::Foreign("its sound is AAC with more than two channels or of another profile than LC".into())
     })
 }
 
