@@ -80,7 +80,7 @@ pub enum Error {
 
 /// What is known of a stored group without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stub {
+pub struct Outline {
     /// Which group.
     pub id: GroupId,
     /// BLAKE3 of its bytes.
@@ -93,12 +93,12 @@ pub struct Stub {
     pub t0: u64,
 }
 
-impl Stub {
+impl Outline {
     const VERSION: u8 = 1;
     const LEN: usize = 1 + 32 + 4 + 4 + 8;
 
     fn of(record: &Record) -> Self {
-        Stub {
+        Outline {
             id: record.id(),
             hash: record.hash(),
             len: record.bytes().len() as u32,
@@ -122,7 +122,7 @@ impl Stub {
         if bytes[0] != Self::VERSION {
             return None;
         }
-        Some(Stub {
+        Some(Outline {
             id,
             hash: Hash::from_bytes(bytes[1..33].try_into().ok()?),
             len: u32::from_be_bytes(bytes[33..37].try_into().ok()?),
@@ -249,7 +249,7 @@ impl Archive {
             let id = record.id();
             let known = match fresh.get(&id) {
                 Some(hash) => Some(*hash),
-                None => self.stub(&id)?.map(|stub| stub.hash),
+                None => self.outline(&id)?.map(|outline| outline.hash),
             };
             match known {
                 Some(hash) if hash == record.hash() => continue,
@@ -279,8 +279,8 @@ impl Archive {
     pub fn heal(&self, record: &Record) -> Result<(), Error> {
         let _writing = self.write()?;
         let id = record.id();
-        let stub = self.stub(&id)?.ok_or(Error::Missing(id))?;
-        if stub.hash != record.hash() {
+        let outline = self.outline(&id)?.ok_or(Error::Missing(id))?;
+        if outline.hash != record.hash() {
             return Err(Error::Conflict(id));
         }
         let mut batch = Batch::new();
@@ -290,7 +290,7 @@ impl Archive {
 
     /// The group, its bytes compared with its address.
     pub fn get(&self, id: &GroupId) -> Result<Record, Error> {
-        let stub = self.stub(id)?.ok_or(Error::Missing(*id))?;
+        let outline = self.outline(id)?.ok_or(Error::Missing(*id))?;
         let bytes = match self.media.get(Column::Groups, &schema::group_key(id)) {
             Ok(Some(bytes)) => bytes,
             // The address was written in one batch with the bytes: they were here.
@@ -298,15 +298,15 @@ impl Archive {
             Err(error) => return Err(error.into()),
         };
         match Record::parse(bytes) {
-            Ok(record) if record.hash() == stub.hash && record.id() == *id => Ok(record),
+            Ok(record) if record.hash() == outline.hash && record.id() == *id => Ok(record),
             Ok(_) | Err(_) => Err(Error::Damaged(*id)),
         }
     }
 
     /// What is known of a group without reading it; `None` if it is not here.
-    pub fn stub(&self, id: &GroupId) -> Result<Option<Stub>, Error> {
+    pub fn outline(&self, id: &GroupId) -> Result<Option<Outline>, Error> {
         match self.media.get(Column::Addresses, &schema::group_key(id)) {
-            Ok(Some(bytes)) => Stub::decode(*id, &bytes).ok_or(Error::Damaged(*id)).map(Some),
+            Ok(Some(bytes)) => Outline::decode(*id, &bytes).ok_or(Error::Damaged(*id)).map(Some),
             Ok(None) => Ok(None),
             Err(db::Error::Damaged(_)) => Err(Error::Damaged(*id)),
             Err(error) => Err(error.into()),
@@ -315,22 +315,22 @@ impl Archive {
 
     /// The groups of a track with numbers in `seqs`, rising, at most `limit`. Damaged groups are among them: they
     /// are listed by address and not read.
-    pub fn stubs(
+    pub fn outlines(
         &self,
         session: &SessionId,
         track: TrackId,
         seqs: Range<u64>,
         limit: usize,
-    ) -> Result<Vec<Stub>, Error> {
+    ) -> Result<Vec<Outline>, Error> {
         let key = |seq| schema::group_key(&GroupId { session: *session, track, seq });
-        let mut stubs = Vec::new();
+        let mut outlines = Vec::new();
         let mut bad = None;
         self.media.scan(Column::Addresses, &key(seqs.start), Some(&key(seqs.end)), &mut |key, value| {
-            if stubs.len() == limit {
+            if outlines.len() == limit {
                 return ControlFlow::Break(());
             }
-            match schema::parse_group_key(key).map(|id| Stub::decode(id, value).ok_or(id)) {
-                Some(Ok(stub)) => stubs.push(stub),
+            match schema::parse_group_key(key).map(|id| Outline::decode(id, value).ok_or(id)) {
+                Some(Ok(outline)) => outlines.push(outline),
                 Some(Err(id)) => bad = Some(id),
                 None => {}
             }
@@ -338,7 +338,7 @@ impl Archive {
         })?;
         match bad {
             Some(id) => Err(Error::Damaged(id)),
-            None => Ok(stubs),
+            None => Ok(outlines),
         }
     }
 
@@ -375,10 +375,10 @@ impl Archive {
     pub fn totals(&self, session: &SessionId) -> Result<BTreeMap<TrackId, Totals>, Error> {
         let mut totals: BTreeMap<TrackId, Totals> = BTreeMap::new();
         self.scan_prefix(&self.media, Column::Addresses, session.as_bytes(), &mut |key, value| {
-            let stub = schema::parse_group_key(key).and_then(|id| Stub::decode(id, value));
-            if let Some(stub) = stub {
-                *totals.entry(stub.id.track).or_default() +=
-                    Totals { groups: 1, frames: stub.frames.into(), bytes: stub.len.into() };
+            let outline = schema::parse_group_key(key).and_then(|id| Outline::decode(id, value));
+            if let Some(outline) = outline {
+                *totals.entry(outline.id.track).or_default() +=
+                    Totals { groups: 1, frames: outline.frames.into(), bytes: outline.len.into() };
             }
             ControlFlow::Continue(())
         })?;
@@ -409,7 +409,7 @@ impl Archive {
 fn put_group(batch: &mut Batch, record: &Record) {
     let key = schema::group_key(&record.id());
     batch.put(Column::Groups, &key, record.bytes().clone());
-    batch.put(Column::Addresses, &key, Stub::of(record).encode());
+    batch.put(Column::Addresses, &key, Outline::of(record).encode());
     batch.delete(Column::Parts, &key);
 }
 
@@ -421,7 +421,7 @@ impl Archive {
         let _writing = self.write()?;
         let mut batch = Batch::new();
         for part in parts {
-            if self.stub(&part.id())?.is_some() {
+            if self.outline(&part.id())?.is_some() {
                 continue;
             }
             let mut value = BytesMut::with_capacity(32 + part.bytes().len());

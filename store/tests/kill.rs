@@ -131,7 +131,7 @@ impl Promises {
             });
         }
         let whole = archive.parts(&session()).expect("parts are read");
-        assert!(whole.iter().all(|part| archive.stub(&part.id()).expect("stubs are read").is_none()));
+        assert!(whole.iter().all(|part| archive.outline(&part.id()).expect("outlines are read").is_none()));
         assert!(archive.reserved(&session()).expect("the reservation is read") >= self.reserved);
         let entries = archive.journal(&session(), 0).expect("the journal is read");
         if let Some((len, last)) = self.journal {

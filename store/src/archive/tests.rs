@@ -84,9 +84,9 @@ fn what_was_put_is_got_and_listed() {
         assert_eq!(archive.tracks(&session(1)).unwrap(), [track(3, TrackKind::Audio), track(3, MAIN)]);
         let have = archive.have(&session(1), track(3, MAIN)).unwrap();
         assert_eq!(have.runs().collect::<Vec<_>>(), [0..=1, 5000..=5000]);
-        let stubs = archive.stubs(&session(1), track(3, MAIN), 1..SEQ_MAX, 9).unwrap();
-        assert_eq!(stubs, [Stub::of(&records[1]), Stub::of(&records[2])]);
-        assert_eq!(archive.stubs(&session(1), track(3, MAIN), 0..9, 1).unwrap(), [Stub::of(&records[0])]);
+        let outlines = archive.outlines(&session(1), track(3, MAIN), 1..SEQ_MAX, 9).unwrap();
+        assert_eq!(outlines, [Outline::of(&records[1]), Outline::of(&records[2])]);
+        assert_eq!(archive.outlines(&session(1), track(3, MAIN), 0..9, 1).unwrap(), [Outline::of(&records[0])]);
         let bytes = |range: &[Record]| range.iter().map(|record| record.bytes().len() as u64).sum();
         let totals = archive.totals(&session(1)).unwrap();
         assert_eq!(totals[&track(3, MAIN)], Totals { groups: 3, frames: 9, bytes: bytes(&records[..3]) });
@@ -371,7 +371,7 @@ fn a_flipped_bit_in_a_blob_file_is_noticed_and_hides_no_other_group() {
         assert_eq!(archive.get(&records[other].id()).as_ref(), Ok(&records[other]));
     }
     assert_eq!(archive.have(&session(1), track(3, MAIN)).unwrap().len(), 5);
-    assert_eq!(archive.stubs(&session(1), track(3, MAIN), 0..9, 9).unwrap().len(), 5);
+    assert_eq!(archive.outlines(&session(1), track(3, MAIN), 0..9, 9).unwrap().len(), 5);
     archive.heal(&records[2]).unwrap();
     assert_eq!(archive.get(&records[2].id()).as_ref(), Ok(&records[2]));
 }
