@@ -152,7 +152,8 @@ async fn a_line_that_falls_silent_is_missed_and_another_way_is_found() {
     for node in [&mut far, &mut near] {
         assert!(matches!(node.next().await, Event::Down { .. }));
     }
-    assert!(cut.elapsed() < Duration::from_secs(10), "{:?}", cut.elapsed());
+    // Seven seconds, and as many for a machine that has other things to do.
+    assert!(cut.elapsed() < Duration::from_secs(14), "{:?}", cut.elapsed());
     // The relay stays cut, but the point has said where it listens.
     far.meets(vec![ids[1]]).await;
     near.meets(vec![ids[0]]).await;
