@@ -1,2 +1,7 @@
 //! The program `diemcau`.
-fn main() {}
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -33,8 +33,8 @@ use tokio::task::AbortHandle;
 
 use crate::engine::fanout::{LaneId, Track};
 use crate::wire::media::{Close, Message};
-use send::Command;
 pub use fetch::{FetchError, Fetched};
+use send::Command;
 pub use session::Session;
 
 /// Commands the hub has not taken yet; whoever has more waits.
@@ -168,11 +168,7 @@ struct Peer {
 
 impl Media {
     /// Listens, and begins to accept. Must be called within a tokio runtime.
-    pub fn bind(
-        key: &NodeKey,
-        config: Config,
-        shelf: Arc<dyn Shelf>,
-    ) -> Result<(Self, mpsc::Receiver<Event>), Error> {
+    pub fn bind(key: &NodeKey, config: Config, shelf: Arc<dyn Shelf>) -> Result<(Self, mpsc::Receiver<Event>), Error> {
         let socket = listen(config.listen, config.give_way)?;
         let failed = |error| Error::Listen(config.listen, error);
         let keypair = crate::mesh::keypair(key);
@@ -295,13 +291,7 @@ impl Media {
     }
 
     /// Groups `from..=to` of a track as `node` holds them, in order, up to `len_max` bytes.
-    pub async fn fetch(
-        &self,
-        node: NodeId,
-        id: GroupId,
-        to: u64,
-        len_max: u64,
-    ) -> Result<Vec<Fetched>, FetchError> {
+    pub async fn fetch(&self, node: NodeId, id: GroupId, to: u64, len_max: u64) -> Result<Vec<Fetched>, FetchError> {
         fetch::fetch(&self.shared, node, id, to, len_max).await
     }
 
@@ -388,10 +378,13 @@ impl Shared {
         if !session.offered_by(source, track.1) {
             return;
         }
-        self.tell(peer, match after {
-            Some(priority) => Message::Subscribe { session: track.0, track: track.1, priority },
-            None => Message::Unsubscribe { session: track.0, track: track.1 },
-        });
+        self.tell(
+            peer,
+            match after {
+                Some(priority) => Message::Subscribe { session: track.0, track: track.1, priority },
+                None => Message::Unsubscribe { session: track.0, track: track.1 },
+            },
+        );
     }
 
     /// The fan-out wants a track, or no longer: an own one is the driver's business, another's its source's.

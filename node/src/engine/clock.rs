@@ -11,7 +11,7 @@
 //!
 //! The offset in use is *slewed* towards the best estimate: session time runs a little faster or slower until it fits.
 //! Frames are stamped with it, so it must never run backward, and a jump would be a hole or an overlap in a recording.
-//! Only the very first estimate is taken at once, before anything was stamped. When central restarts, its local clock
+//! Only until [`Clock::is_steady`] first says so, before anything was stamped, a better estimate is taken at once. When central restarts, its local clock
 //! begins anew and so does the origin it tells us: [`Input::Rebase`] forgets all estimates but keeps session time where
 //! it is, and the slew takes care of the rest.
 //!
@@ -122,6 +122,8 @@ pub struct Clock {
     origin: Option<i64>,
     samples: VecDeque<Sample>,
     line: Option<Line>,
+    /// Frames may have been stamped: from now on the line is slewed.
+    steady: bool,
     outbox: Option<Output>,
 }
 
@@ -187,8 +189,8 @@ impl Clock {
 
     /// Whether frames may be stamped with it: a first exchange alone may have met a queue, or a program that was just
     /// starting, and what it got wrong would be slewed away only slowly.
-    pub fn is_steady(&self, now: u64) -> bool {
-        self.samples.len() >= STEADY_SAMPLES || self.error(now).is_some_and(|error| error <= STEADY_ERROR)
+    pub fn is_steady(&self) -> bool {
+        self.steady
     }
 
     fn forget(&mut self, now: u64) {
@@ -209,7 +211,11 @@ impl Clock {
         let target = best.offset.saturating_sub(origin);
         let line = match self.line {
             None => Line { since: now, offset: target, target, ppm: 0 },
-            Some(line) if line.target == target => return,
+            Some(line) if line.target == target => {
+                self.steady |= self.is_enough(now);
+                return;
+            }
+            Some(_) if !self.steady => Line { since: now, offset: target, target, ppm: 0 },
             Some(line) => {
                 let offset = line.offset_at(now);
                 let ppm = if target.abs_diff(offset) > HURRY_FROM { HURRY_PPM } else { SLEW_PPM };
@@ -218,6 +224,11 @@ impl Clock {
         };
         self.line = Some(line);
         self.outbox = Some(Output::Line(line));
+        self.steady |= self.is_enough(now);
+    }
+
+    fn is_enough(&self, now: u64) -> bool {
+        self.samples.len() >= STEADY_SAMPLES || self.error(now).is_some_and(|error| error <= STEADY_ERROR)
     }
 }
 
@@ -231,7 +242,7 @@ mod tests {
     fn started() -> Clock {
         let mut clock = Clock::default();
         clock.handle(10 * SECOND, Input::Rebase { origin: 5 * SECOND as i64 });
-        exchange(&mut clock, 10 * SECOND, 10_000, 10_000, 100 * SECOND as i64);
+        exchange(&mut clock, 10 * SECOND, 1_000, 1_000, 100 * SECOND as i64);
         clock
     }
 
@@ -257,18 +268,25 @@ mod tests {
     }
 
     #[test]
-    fn one_exchange_in_a_queue_is_no_steady_clock_but_three_are() {
+    fn an_exchange_that_met_a_queue_is_replaced_at_once_before_anything_was_stamped() {
         let mut clock = Clock::default();
         clock.handle(10 * SECOND, Input::Rebase { origin: 0 });
         exchange(&mut clock, 10 * SECOND, 300_000, 10_000, 0);
-        assert!(!clock.is_steady(11 * SECOND));
-        exchange(&mut clock, 11 * SECOND, 100_000, 10_000, 0);
-        exchange(&mut clock, 12 * SECOND, 100_000, 10_000, 0);
-        assert!(clock.is_steady(13 * SECOND));
-        let mut good = Clock::default();
-        good.handle(10 * SECOND, Input::Rebase { origin: 0 });
-        exchange(&mut good, 10 * SECOND, 2_000, 2_000, 0);
-        assert!(good.is_steady(10 * SECOND + 4_000));
+        assert!(!clock.is_steady() && at(&clock, 11 * SECOND).abs_diff(11 * SECOND) > 100_000);
+        exchange(&mut clock, 11 * SECOND, 2_000, 2_000, 0);
+        assert!(clock.is_steady());
+        assert_eq!(at(&clock, 12 * SECOND), 12 * SECOND);
+    }
+
+    #[test]
+    fn three_exchanges_make_a_steady_clock_on_any_line() {
+        let mut clock = Clock::default();
+        clock.handle(10 * SECOND, Input::Rebase { origin: 0 });
+        for second in 10..13 {
+            assert!(!clock.is_steady());
+            exchange(&mut clock, second * SECOND, 100_000, 90_000, 0);
+        }
+        assert!(clock.is_steady());
     }
 
     #[test]

@@ -60,22 +60,57 @@ pub enum Fate {
 #[derive(Debug)]
 pub enum Input {
     /// A neighbour is connected; its line is thought to carry `estimate` bits per second.
-    Up { lane: LaneId, estimate: u64 },
-    Down { lane: LaneId },
-    Subscribe { lane: LaneId, track: Track, priority: u8 },
-    Unsubscribe { lane: LaneId, track: Track },
+    Up {
+        lane: LaneId,
+        estimate: u64,
+    },
+    Down {
+        lane: LaneId,
+    },
+    Subscribe {
+        lane: LaneId,
+        track: Track,
+        priority: u8,
+    },
+    Unsubscribe {
+        lane: LaneId,
+        track: Track,
+    },
     /// A group began.
-    Opened { live: LiveId, track: Track, seq: u64 },
+    Opened {
+        live: LiveId,
+        track: Track,
+        seq: u64,
+    },
     /// Its log is now `len` bytes long.
-    Grew { live: LiveId, len: usize, fate: Fate },
+    Grew {
+        live: LiveId,
+        len: usize,
+        fate: Fate,
+    },
     /// The transport took bytes only up to `sent`.
-    Held { lane: LaneId, live: LiveId, sent: usize },
+    Held {
+        lane: LaneId,
+        live: LiveId,
+        sent: usize,
+    },
     /// The neighbour or the transport refused the stream.
-    Refused { lane: LaneId, live: LiveId },
-    Path { lane: LaneId, path: Path },
-    Probed { lane: LaneId, bits: u64 },
+    Refused {
+        lane: LaneId,
+        live: LiveId,
+    },
+    Path {
+        lane: LaneId,
+        path: Path,
+    },
+    Probed {
+        lane: LaneId,
+        bits: u64,
+    },
     /// The session is over: forget its tracks.
-    Closed { session: SessionId },
+    Closed {
+        session: SessionId,
+    },
     Tick,
 }
 
@@ -83,21 +118,52 @@ pub enum Input {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     /// Open a stream for this group.
-    Start { lane: LaneId, live: LiveId, slot: Slot, priority: i32 },
+    Start {
+        lane: LaneId,
+        live: LiveId,
+        slot: Slot,
+        priority: i32,
+    },
     /// Write these bytes of its log.
-    Send { lane: LaneId, live: LiveId, slot: Slot, from: usize, to: usize },
+    Send {
+        lane: LaneId,
+        live: LiveId,
+        slot: Slot,
+        from: usize,
+        to: usize,
+    },
     /// All was written and the group is whole.
-    Finish { slot: Slot },
-    Reset { slot: Slot, code: Reset },
-    Priority { slot: Slot, priority: i32 },
+    Finish {
+        slot: Slot,
+    },
+    Reset {
+        slot: Slot,
+        code: Reset,
+    },
+    Priority {
+        slot: Slot,
+        priority: i32,
+    },
     /// Nobody needs the log any more.
-    Drop { live: LiveId },
+    Drop {
+        live: LiveId,
+    },
     /// Somebody wants this track, or nobody does.
-    Want { track: Track, wanted: bool },
+    Want {
+        track: Track,
+        wanted: bool,
+    },
     /// A neighbour goes without this group; the record keeps it.
-    Shed { lane: LaneId, track: Track, seq: u64 },
+    Shed {
+        lane: LaneId,
+        track: Track,
+        seq: u64,
+    },
     /// What the line to a neighbour carries changed, bits per second.
-    Budget { lane: LaneId, bits: u64 },
+    Budget {
+        lane: LaneId,
+        bits: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -260,8 +326,16 @@ impl Fanout {
     fn opened(&mut self, now: Instant, live: LiveId, track: Track, seq: u64) {
         let state = self.tracks.entry(track).or_default();
         let before = state.newest.replace(live);
-        let subscribers: Vec<(LaneId, u8)> = state.subscribers.iter().map(|(lane, priority)| (*lane, *priority)).collect();
-        let fresh = Group { track, seq, len: 0, fate: Fate::Open, succeeded: None, flows: Vec::with_capacity(subscribers.len()) };
+        let subscribers: Vec<(LaneId, u8)> =
+            state.subscribers.iter().map(|(lane, priority)| (*lane, *priority)).collect();
+        let fresh = Group {
+            track,
+            seq,
+            len: 0,
+            fate: Fate::Open,
+            succeeded: None,
+            flows: Vec::with_capacity(subscribers.len()),
+        };
         self.groups.insert(live, fresh);
         if let Some(before) = before {
             self.succeeded(now, before);
@@ -474,14 +548,17 @@ impl Fanout {
         let cameras: Vec<(LiveId, i32)> = shown.filter_map(|(live, group)| Some((*live, flowing(group)?))).collect();
         // The least important go first; the others only if that did not help.
         let Some(least) = cameras.iter().map(|(_, priority)| *priority).min() else { return };
-        for (live, _) in cameras.into_iter().filter(|(_, priority)| gate == Gate::SoundOnly || *priority < least + PRIORITY_STEP) {
+        for (live, _) in
+            cameras.into_iter().filter(|(_, priority)| gate == Gate::SoundOnly || *priority < least + PRIORITY_STEP)
+        {
             self.give_up(id, live, Reset::Shed);
         }
     }
 
     fn tick(&mut self, now: Instant) {
         self.next_tick = None;
-        let lanes: Vec<LaneId> = self.lanes.iter().filter(|(_, lane)| !lane.held.is_empty()).map(|(id, _)| *id).collect();
+        let lanes: Vec<LaneId> =
+            self.lanes.iter().filter(|(_, lane)| !lane.held.is_empty()).map(|(id, _)| *id).collect();
         for id in lanes {
             self.tick_lane(now, id);
         }
@@ -547,7 +624,11 @@ impl Fanout {
         let low = track.1.kind() == TrackKind::Thumb && self.lanes.values().any(|lane| lane.low.contains_key(&camera));
         let wanted = asked || low;
         if wanted != self.wanted.contains(&track) {
-            if wanted { self.wanted.insert(track) } else { self.wanted.remove(&track) };
+            if wanted {
+                self.wanted.insert(track)
+            } else {
+                self.wanted.remove(&track)
+            };
             self.outbox.push_back(Output::Want { track, wanted });
         }
     }

@@ -62,8 +62,46 @@ pub(super) async fn take(mut stream: RecvStream) -> Option<Message> {
             _ => arrivals.push((Instant::now(), bytes)),
         }
     }
-    let (end, total) = *arrivals.last()?;
-    let (half, before) = *arrivals.iter().find(|(_, sum)| *sum >= total / 2)?;
-    let micros = u64::try_from((end - half).as_micros()).ok()?.max(100);
-    Some(Message::Probed { bytes: total - before, micros })
+    Some(judge(&arrivals))
+}
+
+/// What the arrivals of a train (when, and bytes so far) show of the line.
+fn judge(arrivals: &[(Instant, u64)]) -> Message {
+    /// Shorter times are those of our own reading.
+    const MICROS_MIN: u64 = 100;
+    let (Some((begun, _)), Some((ended, total))) = (arrivals.first(), arrivals.last()) else {
+        return Message::Probed { bytes: 0, micros: MICROS_MIN };
+    };
+    let second_half = arrivals.iter().find(|(_, sum)| *sum >= total / 2).filter(|(_, sum)| sum < total);
+    // All of the second half read at once: the line is faster than we read, and the whole train is the best measure.
+    let (since, before) = second_half.map_or((begun, 0), |(at, sum)| (at, *sum));
+    let micros = u64::try_from((*ended - *since).as_micros()).unwrap_or(u64::MAX);
+    Message::Probed { bytes: total - before, micros: micros.max(MICROS_MIN) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(arrivals: &[(u64, u64)], bytes: u64, micros: u64) {
+        let start = Instant::now();
+        let arrivals: Vec<_> = arrivals.iter().map(|(at, sum)| (start + Duration::from_micros(*at), *sum)).collect();
+        assert_eq!(judge(&arrivals), Message::Probed { bytes, micros });
+    }
+
+    #[test]
+    fn the_second_half_of_a_train_is_timed() {
+        check(&[(0, 10), (1000, 50), (2000, 75), (3000, 100)], 50, 2000);
+    }
+
+    #[test]
+    fn a_train_read_at_once_is_a_fast_line_and_not_a_dead_one() {
+        check(&[(0, 131_073)], 131_073, 100);
+        check(&[(0, 40_000), (900, 131_073)], 131_073, 900);
+    }
+
+    #[test]
+    fn an_empty_train_shows_nothing() {
+        check(&[], 0, 100);
+    }
 }

@@ -4,8 +4,8 @@
 //! Until then nothing is read from it, and nothing said. After that each stream has its own small task, bounded in
 //! bytes and in time; what breaks a rule ends the connection, what is merely not wanted ends the stream.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -244,7 +244,8 @@ impl Link {
         match message {
             Message::Announce { session, tracks } => self.announced(session, tracks).await,
             Message::Subscribe { session, track, priority } => {
-                let known = shared.state().sessions.get(&session).map(|known| known.admits_subscriber(self.node, track));
+                let known =
+                    shared.state().sessions.get(&session).map(|known| known.admits_subscriber(self.node, track));
                 match known {
                     Some(true) => {
                         let (lane, track, priority) = (self.lane, (session, track), priority.min(7));
@@ -269,7 +270,8 @@ impl Link {
             }
             Message::Probed { bytes, micros } => {
                 let waiting = self.probe.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some(waiting) = waiting {
+                // A train of which nothing arrived shows nothing.
+                if let Some(waiting) = waiting.filter(|_| bytes > 0) {
                     // Whoever asked may have given up.
                     let _ = waiting.send(bytes.saturating_mul(8_000_000) / micros.max(1));
                 }

@@ -27,14 +27,36 @@ const BACKLOG_MAX: usize = 1024;
 
 /// What the other tasks ask of the hub.
 pub(super) enum Command {
-    Up { lane: LaneId, node: NodeId, connection: Connection, estimate: u64 },
-    Down { lane: LaneId },
-    Subscribe { lane: LaneId, track: Track, priority: u8 },
-    Unsubscribe { lane: LaneId, track: Track },
-    Probed { lane: LaneId, bits: u64 },
-    Closed { session: SessionId },
+    Up {
+        lane: LaneId,
+        node: NodeId,
+        connection: Connection,
+        estimate: u64,
+    },
+    Down {
+        lane: LaneId,
+    },
+    Subscribe {
+        lane: LaneId,
+        track: Track,
+        priority: u8,
+    },
+    Unsubscribe {
+        lane: LaneId,
+        track: Track,
+    },
+    Probed {
+        lane: LaneId,
+        bits: u64,
+    },
+    Closed {
+        session: SessionId,
+    },
     /// The delay of a line, what it carries, and whether it is used.
-    Line { lane: LaneId, reply: oneshot::Sender<Option<(Duration, u64, bool)>> },
+    Line {
+        lane: LaneId,
+        reply: oneshot::Sender<Option<(Duration, u64, bool)>>,
+    },
 }
 
 struct Lane {
@@ -283,10 +305,5 @@ impl Hub {
 
 fn path(connection: &Connection) -> Path {
     let stats = connection.stats();
-    Path {
-        rtt: stats.path.rtt,
-        window: stats.path.cwnd,
-        sent: stats.udp_tx.bytes,
-        lost: stats.path.lost_bytes,
-    }
+    Path { rtt: stats.path.rtt, window: stats.path.cwnd, sent: stats.udp_tx.bytes, lost: stats.path.lost_bytes }
 }

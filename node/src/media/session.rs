@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use store::id::{NodeId, PointNumber, SessionId, TrackId};
+use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::record::Header;
 
 use crate::wire::media::TRACKS_MAX;
@@ -144,7 +144,10 @@ impl Session {
         if self.source(me, header.track) != Some(node) {
             return Err(Inadmissible::Forged("a group from a neighbour that may not send this track"));
         }
-        if self.desires.get(&header.track).and_then(Desire::priority).is_none() {
+        // Who wants a camera may be sent its low layer in its place.
+        let camera = TrackId::new(header.track.point(), TrackKind::Main);
+        let wanted = |track| self.desires.get(&track).and_then(Desire::priority).is_some();
+        if !wanted(header.track) && !(header.track.kind() == TrackKind::Thumb && wanted(camera)) {
             return Err(Inadmissible::Unwanted);
         }
         let arriving = self.arriving.entry(header.track).or_default();

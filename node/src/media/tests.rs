@@ -93,6 +93,8 @@ struct Offer {
     rate: u32,
     keyframe: usize,
     other: usize,
+    /// Bytes of each picture of the low layer, ten a second; none if 0.
+    thumb: usize,
     time: Duration,
 }
 
@@ -104,7 +106,11 @@ impl Offer {
     /// `bits` per second at 25 pictures a second, a keyframe being `times` the others.
     fn picture(bits: usize, times: usize, time: Duration) -> Self {
         let other = bits / 8 * 2 / (49 + times);
-        Self { pictures: true, rate: 25, keyframe: other * times, other, time }
+        Self { pictures: true, rate: 25, keyframe: other * times, other, thumb: 0, time }
+    }
+
+    fn sound(time: Duration) -> Self {
+        Self { pictures: false, rate: 25, keyframe: 0, other: 0, thumb: 0, time }
     }
 }
 
@@ -117,10 +123,12 @@ type Published = Arc<Mutex<BTreeMap<FrameId, Instant>>>;
 async fn talk(media: Media, kept: Arc<Kept>, point: u16, first_seq: u64, offer: Offer, published: Published) {
     let secret = SessionKey::generate();
     let me = key(point).id();
-    let kinds = [(TrackKind::Audio, 50), (TrackKind::Main, offer.rate)];
+    let mut kinds = vec![(TrackKind::Audio, 50)];
+    kinds.extend(offer.pictures.then_some((TrackKind::Main, offer.rate)));
+    kinds.extend((offer.thumb > 0).then_some((TrackKind::Thumb, 10)));
     let mut tasks = tokio::task::JoinSet::new();
     let begun = tokio::time::Instant::now();
-    for (kind, rate) in kinds.into_iter().take(1 + usize::from(offer.pictures)) {
+    for (kind, rate) in kinds {
         let (media, kept, published) = (media.clone(), Arc::clone(&kept), Arc::clone(&published));
         let sealer = Sealer::new(&secret, Suite::default(), session_id(), me, track(point, kind), 0, Start::random());
         tasks.spawn(async move {
@@ -141,6 +149,7 @@ async fn talk(media: Media, kept: Arc<Kept>, point: u16, first_seq: u64, offer: 
                 let (writer, live) = group.as_mut().expect("begun above");
                 let bytes = match (kind, index) {
                     (TrackKind::Audio, _) => SOUND,
+                    (TrackKind::Thumb, _) => offer.thumb,
                     (_, 0) => offer.keyframe,
                     _ => offer.other,
                 };

@@ -37,9 +37,10 @@ async fn scene() -> Scene {
 impl Scene {
     /// Lets two seconds of sound pass while `attack` goes on, and shows that none of it was harmed.
     async fn undisturbed<T>(&self, seq: u64, attack: impl Future<Output = T>) -> T {
-        let offer = Offer { pictures: false, rate: 25, keyframe: 0, other: 0, time: Duration::from_secs(2) };
+        let offer = Offer::sound(Duration::from_secs(2));
         let published = Published::default();
-        let talk = talk(self.central.media.clone(), Arc::clone(&self.central.kept), 0, seq, offer, Arc::clone(&published));
+        let talk =
+            talk(self.central.media.clone(), Arc::clone(&self.central.kept), 0, seq, offer, Arc::clone(&published));
         let (result, ()) = tokio::join!(attack, talk);
         let whole = || self.heard.lock().expect("no panic").whole.contains(&(TrackKind::Audio, seq));
         eventually("the honest hear everything", whole).await;
@@ -111,7 +112,15 @@ async fn send_group(connection: &Connection, bytes: &[u8]) {
 
 fn group_of(point: u16, seq: u64) -> Vec<u8> {
     let track = track(point, TrackKind::Audio);
-    let sealer = Sealer::new(&SessionKey::generate(), Suite::default(), session_id(), key(point).id(), track, 0, Start::random());
+    let sealer = Sealer::new(
+        &SessionKey::generate(),
+        Suite::default(),
+        session_id(),
+        key(point).id(),
+        track,
+        0,
+        Start::random(),
+    );
     let (mut writer, head) = record::Writer::new(sealer, seq, 0);
     let frame = writer.frame(0, Flags { key: true, ..Flags::default() }, &[0x5a; 100]).expect("within limits");
     let end = writer.finish().end.encode();
@@ -145,9 +154,12 @@ async fn garbage_on_any_kind_of_stream_ends_the_connection_it_came_on() {
         ("noise for a fetch", Attack::Fetch(vec![0x00, 0x09, 1, 2, 3, 4, 5, 6, 7, 8, 9])),
     ];
     let count = attacks.len();
-    let all = futures::future::join_all(attacks.into_iter().zip(HOSTILE..).map(|((what, attack), number)| async move {
-        (what, misbehave(address, number, attack).await)
-    }));
+    let all = futures::future::join_all(
+        attacks
+            .into_iter()
+            .zip(HOSTILE..)
+            .map(|((what, attack), number)| async move { (what, misbehave(address, number, attack).await) }),
+    );
     for (what, error) in scene.undisturbed(0, all).await {
         assert!(turned_out(&error), "{what}: {error}");
     }

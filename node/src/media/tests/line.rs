@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::media::Fetched;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use simnet::link::{self, Loss, Queue, Rate, Share};
 use simnet::relay::Relay;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One line test at a time: they measure.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -48,7 +48,8 @@ async fn pair(up: link::Config, down: link::Config, seed: u64) -> Pair {
 impl Pair {
     async fn talk(&self, first_seq: u64, offer: Offer) -> Published {
         let published = Published::default();
-        talk(self.central.media.clone(), Arc::clone(&self.central.kept), 0, first_seq, offer, Arc::clone(&published)).await;
+        talk(self.central.media.clone(), Arc::clone(&self.central.kept), 0, first_seq, offer, Arc::clone(&published))
+            .await;
         published
     }
 
@@ -91,7 +92,9 @@ async fn on_a_line_too_slow_the_picture_sheds_and_sound_stays_on_time() {
     let _alone = ALONE.lock().await;
     let time = Duration::from_secs(20);
     let mut pair = pair(path(20, 0.0, None), path(20, 0.0, slow(1_000_000)), 12).await;
-    let published = pair.talk(0, Offer::picture(1_500_000, 4, time)).await;
+    // 80 kb/s of low layer beside it, for whoever cannot have the picture.
+    let offer = Offer { thumb: 1000, ..Offer::picture(1_500_000, 4, time) };
+    let published = pair.talk(0, offer).await;
     pair.sound_is_whole(0..10).await;
     // The last group has no successor to give way to: it arrives, late.
     let mut sheds = BTreeSet::new();
@@ -108,11 +111,18 @@ async fn on_a_line_too_slow_the_picture_sheds_and_sound_stays_on_time() {
     let missing = missing(&pair);
     let late = pair.heard.lock().expect("no panic").late(&published, TrackKind::Audio);
     let p99 = percentile(&late, 99);
-    println!("1 Mb/s offered 1.5: sound p50 {:?} p95 {:?} p99 {p99:?}; {} of 10 pictures' groups shed",
-        percentile(&late, 50), percentile(&late, 95), sheds.len());
+    println!(
+        "1 Mb/s offered 1.5: sound p50 {:?} p95 {:?} p99 {p99:?}; {} of 10 pictures' groups shed",
+        percentile(&late, 50),
+        percentile(&late, 95),
+        sheds.len()
+    );
     assert_eq!(late.len(), 1000, "every sound packet arrived");
     assert!(p99 < Duration::from_millis(300), "p99 {p99:?}");
     assert!(!sheds.is_empty(), "the line cannot carry the picture");
+    let low =
+        (0..10).filter(|seq| pair.heard.lock().expect("no panic").whole.contains(&(TrackKind::Thumb, *seq))).count();
+    assert!(low >= 4, "the low layer takes the picture's place: {low} of 10 groups");
     // Nothing is lost in the record: what was shed is fetched, equal byte for byte.
     let id = |seq| GroupId { session: session_id(), track: track(0, TrackKind::Main), seq };
     for seq in missing {
@@ -131,7 +141,11 @@ async fn a_keyframe_ten_times_the_others_does_not_delay_sound() {
     pair.sound_is_whole(0..6).await;
     let late = pair.heard.lock().expect("no panic").late(&published, TrackKind::Audio);
     let p95 = percentile(&late, 95);
-    println!("keyframe x10 on 2 Mb/s: sound p50 {:?} p95 {p95:?} p99 {:?}", percentile(&late, 50), percentile(&late, 99));
+    println!(
+        "keyframe x10 on 2 Mb/s: sound p50 {:?} p95 {p95:?} p99 {:?}",
+        percentile(&late, 50),
+        percentile(&late, 99)
+    );
     assert!(p95 < Duration::from_millis(60), "p95 {p95:?}");
     assert_eq!(pair.sheds(), BTreeSet::new(), "the gate stays shut on a line with room to spare");
 }

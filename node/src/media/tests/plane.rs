@@ -20,14 +20,25 @@ async fn everybody_hears_everybody_through_central() {
     }
     central.media.announce(session_id(), vec![track(0, TrackKind::Audio)]);
     for delegate in &mut delegates {
-        delegate.until("wish of the others", |event| matches!(event, Event::Wanted { wanted: true, .. }).then_some(())).await;
+        delegate
+            .until("wish of the others", |event| matches!(event, Event::Wanted { wanted: true, .. }).then_some(()))
+            .await;
     }
-    central.until("wish of the others", |event| matches!(event, Event::Wanted { wanted: true, .. }).then_some(())).await;
+    central
+        .until("wish of the others", |event| matches!(event, Event::Wanted { wanted: true, .. }).then_some(()))
+        .await;
     let [one, two] = delegates;
-    let offer = Offer { pictures: false, rate: 25, keyframe: 0, other: 0, time: Duration::from_secs(2) };
+    let offer = Offer::sound(Duration::from_secs(2));
     let speakers = [(&central, 0), (&one, 1), (&two, 2)];
     let talks = speakers.map(|(node, number)| {
-        tokio::spawn(talk(node.media.clone(), Arc::clone(&node.kept), number, u64::from(number) * 10, offer, Published::default()))
+        tokio::spawn(talk(
+            node.media.clone(),
+            Arc::clone(&node.kept),
+            number,
+            u64::from(number) * 10,
+            offer,
+            Published::default(),
+        ))
     });
     let heard = [central.events, one.events, two.events].map(|events| listen(events).0);
     for talk in talks {
@@ -48,13 +59,16 @@ async fn one_who_joins_late_gets_the_open_group_from_its_keyframe() {
     central.media.announce(session_id(), vec![track(0, TrackKind::Main), track(0, TrackKind::Audio)]);
     let offer = Offer::picture(400_000, 4, Duration::from_secs(2));
     let published = Published::default();
-    let talk = tokio::spawn(talk(central.media.clone(), Arc::clone(&central.kept), 0, 0, offer, Arc::clone(&published)));
+    let talk =
+        tokio::spawn(talk(central.media.clone(), Arc::clone(&central.kept), 0, 0, offer, Arc::clone(&published)));
     delegate.media.dial(key(0).id(), vec![central.addr()]);
     central.until_up(key(1).id()).await;
     // The group is under way: several pictures have left.
-    eventually("ten pictures are out", || published.lock().expect("no panic").contains_key(&(TrackKind::Main, 0, 10))).await;
+    eventually("ten pictures are out", || published.lock().expect("no panic").contains_key(&(TrackKind::Main, 0, 10)))
+        .await;
     delegate.media.subscribe(session_id(), track(0, TrackKind::Main), 4);
-    let mut reader = delegate.until("group", |event| if let Event::Group(reader) = event { Some(reader) } else { None }).await;
+    let mut reader =
+        delegate.until("group", |event| if let Event::Group(reader) = event { Some(reader) } else { None }).await;
     let joined = published.lock().expect("no panic").len();
     assert!(joined < 100, "the group is still open when the newcomer gets it");
     let live::Item::Chunk(first) = reader.next().await else { panic!("the header comes first") };
@@ -73,7 +87,7 @@ async fn what_is_fetched_is_what_was_stored_and_what_is_missing_is_said() {
     let delegate = Node::start(1, 2);
     delegate.media.dial(key(0).id(), vec![central.addr()]);
     central.until_up(key(1).id()).await;
-    let offer = Offer { pictures: false, rate: 25, keyframe: 0, other: 0, time: Duration::from_secs(4) };
+    let offer = Offer::sound(Duration::from_secs(4));
     talk(delegate.media.clone(), Arc::clone(&delegate.kept), 1, 5, offer, Published::default()).await;
     let id = |seq| GroupId { session: session_id(), track: track(1, TrackKind::Audio), seq };
     // Central fetches although it did not dial: the delegate made the way.
@@ -134,7 +148,12 @@ async fn a_lost_neighbour_is_told_and_comes_back_by_itself() {
 async fn more_important_streams_leave_first_when_the_line_is_full() {
     let central = Node::start(0, 2);
     // Faster than it is, so that only the order of streams decides.
-    let config = Config { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), give_way: false, line_bits: 1_000_000_000, epoch: Instant::now() };
+    let config = Config {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        give_way: false,
+        line_bits: 1_000_000_000,
+        epoch: Instant::now(),
+    };
     let (media, mut events) = Media::bind(&key(0), config, Arc::new(Kept::default())).expect("a socket");
     drop(central);
     media.set_points([key(1).id()].into());
@@ -161,7 +180,15 @@ async fn more_important_streams_leave_first_when_the_line_is_full() {
     // All begin at once, the least important first, each with more than the line carries at once.
     let mut writers = Vec::new();
     for (kind, _) in tracks {
-        let sealer = Sealer::new(&SessionKey::generate(), Suite::default(), session_id(), key(0).id(), track(0, kind), 0, Start::random());
+        let sealer = Sealer::new(
+            &SessionKey::generate(),
+            Suite::default(),
+            session_id(),
+            key(0).id(),
+            track(0, kind),
+            0,
+            Start::random(),
+        );
         let (mut writer, head) = record::Writer::new(sealer, 0, 0);
         let live = media.publish(writer.header(), head);
         for _ in 0..3 {

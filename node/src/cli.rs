@@ -1,0 +1,90 @@
+//! The command line. One command a file; the doc comment on a command is its help.
+//!
+//! `anyhow` lives here only: whatever went wrong becomes one sentence, its causes and a hint on stderr, and an exit code
+//! that scripts may rely on (`cli/exit.rs`). With `--json`, JSON alone goes to stdout.
+
+mod archive;
+mod args;
+mod bench;
+mod demo;
+mod exit;
+mod init;
+mod output;
+mod run;
+mod session;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// A connection point of the citizen reception mesh
+#[derive(Debug, Parser)]
+#[command(name = "diemcau", version, arg_required_else_help = true)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Init(init::Args),
+    Run(run::Args),
+    Status(status::Args),
+    Session(session::Args),
+    Archive(archive::Args),
+    Bench(bench::Args),
+}
+
+/// Reads the command line, does what it says, and says how that went.
+pub(crate) fn main() -> ExitCode {
+    // clap itself ends the process with 2 when the command line is wrong, and with 0 after `--help`.
+    let program = Program::parse();
+    let done = match program.command {
+        Command::Demo(args) => demo::main(args),
+        Command::Init(args) => init::main(args),
+        Command::Run(args) => run::main(args),
+        Command::Status(args) => status::main(args),
+        Command::Session(args) => session::main(args),
+        Command::Archive(args) => archive::main(args),
+        Command::Bench(args) => bench::main(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::report(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_exit_code_2() {
+        for wrong in
+            [&["dance"][..], &["session"], &["init", "--nmae", "A"], &["session", "show"], &["run", "--port", "x"]]
+        {
+            let error = Program::try_parse_from([&["diemcau"], wrong].concat()).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+        }
+        assert_eq!(Program::try_parse_from(["diemcau", "--help"]).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn every_command_has_a_help_line_without_full_stop() {
+        fn check(command: &clap::Command) {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty() && !about.ends_with('.'), "{}: {about:?}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        check(&Program::command());
+    }
+}
