@@ -88,8 +88,8 @@ pub(super) fn own(archive: &Archive, session: &SessionId, number: PointNumber) -
 pub(super) fn reserve(archive: &Archive, session: &SessionId, number: PointNumber) -> Result<Own, archive::Error> {
     let Range { start, .. } = archive.reserve_seqs(session, RESERVE)?;
     let own = own(archive, session, number)?;
-    // One group after the last stored may have been under way when the run before ended.
-    let begun = own.tracks.iter().map(|last| last.seq + 2).max().unwrap_or(0);
+    // A group may have been under way when the run before ended; central does not take one it saw begin for unused.
+    let begun = own.tracks.iter().map(|last| last.seq + 1).max().unwrap_or(0);
     let unused = match start.checked_sub(1) {
         Some(to) if begun <= to => own.tracks.iter().map(|last| Span { track: last.track, from: begun, to }).collect(),
         _ => Vec::new(),

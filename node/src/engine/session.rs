@@ -616,6 +616,10 @@ impl Engine {
                 }),
                 false => refuse(&mut self.outbox, "this point does not chair that session"),
             },
+            Message::Back { .. } => match self.chairs.contains_key(&session) {
+                true => self.chair(now, session, |chair, context, out| chair.back(context, from, ticket, out)),
+                false => refuse(&mut self.outbox, "this point does not chair that session"),
+            },
             Message::Accepted(_)
             | Message::Refused { .. }
             | Message::Ending { .. }

@@ -268,6 +268,17 @@ impl Chair {
         }
     }
 
+    /// A point says that it started anew, or left for its long absence: it wants the invitation or the end again.
+    pub(super) fn back(&mut self, context: Context<'_>, from: NodeId, ticket: Ticket, out: &mut VecDeque<Output>) {
+        let session = self.head.id;
+        let message = match self.places.contains_key(&from) {
+            true => Message::Wait { session },
+            false => Message::refused(session, "the sender is not a point of that session"),
+        };
+        self.up(context, from, out);
+        out.push_back(Output::Reply { ticket, message });
+    }
+
     pub(super) fn media_up(&mut self, context: Context<'_>, node: NodeId, out: &mut VecDeque<Output>) {
         if !self.places.contains_key(&node) {
             return;
@@ -331,6 +342,7 @@ impl Chair {
                 Message::Invite(_)
                 | Message::End(_)
                 | Message::Finished(_)
+                | Message::Back { .. }
                 | Message::Wait { .. }
                 | Message::Done { .. },
             )

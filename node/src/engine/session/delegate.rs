@@ -31,8 +31,8 @@ pub(super) struct Delegate {
 
 #[derive(Debug)]
 enum Phase {
-    /// Known from the archive or left for absence; an invitation or an end will come when central is there.
-    Waiting,
+    /// Known from the archive, or left for absence: central is told that we are back, and invites or tells the end.
+    Waiting { ask_at: Option<Instant> },
     /// The key is being checked and written; central waits for the answer.
     Admitting { ticket: Ticket },
     /// In session.
@@ -52,7 +52,7 @@ impl Delegate {
     pub(super) fn new(head: Head, now: Instant) -> Delegate {
         Delegate {
             head,
-            phase: Phase::Waiting,
+            phase: Phase::Waiting { ask_at: None },
             own: Own::default(),
             clock: Clock::default(),
             publishing: false,
@@ -63,7 +63,7 @@ impl Delegate {
 
     /// A session from the archive.
     pub(super) fn recall(head: Head, own: Own, now: Instant) -> Delegate {
-        Delegate { own, ..Delegate::new(head, now) }
+        Delegate { own, phase: Phase::Waiting { ask_at: Some(now) }, ..Delegate::new(head, now) }
     }
 
     pub(super) fn central(&self) -> NodeId {
@@ -88,7 +88,7 @@ impl Delegate {
     pub(super) fn is_running(&self) -> bool {
         match self.phase {
             Phase::Admitting { .. } | Phase::Running | Phase::Leaving | Phase::Closing => true,
-            Phase::Waiting | Phase::Owing { .. } | Phase::Settled => false,
+            Phase::Waiting { .. } | Phase::Owing { .. } | Phase::Settled => false,
         }
     }
 
@@ -105,7 +105,7 @@ impl Delegate {
             _ if self.head.state == State::Ended => Some("that session has ended"),
             Phase::Closing | Phase::Owing { .. } | Phase::Settled => Some("that session has ended"),
             Phase::Leaving => Some("this point is closing its groups after a long absence; ask again"),
-            Phase::Waiting | Phase::Admitting { .. } | Phase::Running => None,
+            Phase::Waiting { .. } | Phase::Admitting { .. } | Phase::Running => None,
         }
     }
 
@@ -119,7 +119,7 @@ impl Delegate {
                 out.push_back(dial);
                 out.push_back(self.acceptance(ticket));
             }
-            Phase::Waiting => {
+            Phase::Waiting { .. } => {
                 self.phase = Phase::Admitting { ticket };
                 self.head = invite.head;
                 out.push_back(Output::Admit { head: self.head.clone(), wrap: invite.wrap });
@@ -171,7 +171,7 @@ impl Delegate {
         while let Some(clock::Output::Line(line)) = self.clock.poll() {
             out.push_back(Output::Clock { session, line });
         }
-        let ready = self.clock.line().is_some() && context.linked.contains(&self.head.central);
+        let ready = self.clock.is_steady() && context.linked.contains(&self.head.central);
         if !ready || self.publishing {
             return;
         }
@@ -237,7 +237,7 @@ impl Delegate {
                 self.phase = Phase::Closing;
             }
             // Back after the end, with groups central may not have.
-            Phase::Waiting => {
+            Phase::Waiting { .. } => {
                 self.over(end.unix_ms);
                 out.push_back(Output::Update { head: self.head.clone() });
                 out.push_back(Output::Open { head: self.head.clone() });
@@ -264,7 +264,7 @@ impl Delegate {
                 self.owe(context);
             }
             Phase::Leaving => self.phase = Phase::Closing,
-            Phase::Waiting | Phase::Closing | Phase::Owing { .. } | Phase::Settled => {}
+            Phase::Waiting { .. } | Phase::Closing | Phase::Owing { .. } | Phase::Settled => {}
         }
     }
 
@@ -286,8 +286,9 @@ impl Delegate {
                 out.push_back(Output::Update { head: self.head.clone() });
                 self.owe(context);
             }
-            Phase::Leaving => self.phase = Phase::Waiting,
-            Phase::Waiting | Phase::Admitting { .. } | Phase::Running | Phase::Owing { .. } | Phase::Settled => {}
+            Phase::Leaving => self.phase = Phase::Waiting { ask_at: Some(context.now) },
+            Phase::Waiting { .. } | Phase::Admitting { .. } | Phase::Running | Phase::Owing { .. } | Phase::Settled => {
+            }
         }
     }
 
@@ -299,10 +300,15 @@ impl Delegate {
         answer: Option<&Message>,
         _: &mut VecDeque<Output>,
     ) {
-        let Phase::Owing { asking, ask_at, .. } = &mut self.phase else { return };
         if node != self.head.central {
             return;
         }
+        if let Phase::Waiting { ask_at } = &mut self.phase {
+            // An answer means that central knows; what follows comes from it. Silence may be a line just gone.
+            *ask_at = answer.is_none().then(|| context.now + ASK_AGAIN);
+            return;
+        }
+        let Phase::Owing { asking, ask_at, .. } = &mut self.phase else { return };
         *asking = false;
         *ask_at = context.now + ASK_AGAIN;
         match answer {
@@ -314,7 +320,8 @@ impl Delegate {
                 | Message::Accepted(_)
                 | Message::End(_)
                 | Message::Ending { .. }
-                | Message::Finished(_),
+                | Message::Finished(_)
+                | Message::Back { .. },
             )
             | None => {}
         }
@@ -322,11 +329,16 @@ impl Delegate {
 
     /// A point came online; if it is central, what we owe is offered at once.
     pub(super) fn up(&mut self, context: Context<'_>, node: NodeId, _: &mut VecDeque<Output>) {
-        if let Phase::Owing { ask_at, asking, .. } = &mut self.phase
-            && node == self.head.central
-        {
-            *ask_at = context.now;
-            *asking = false;
+        if node != self.head.central {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Waiting { ask_at } => *ask_at = Some(context.now),
+            Phase::Owing { ask_at, asking, .. } => {
+                *ask_at = context.now;
+                *asking = false;
+            }
+            Phase::Admitting { .. } | Phase::Running | Phase::Leaving | Phase::Closing | Phase::Settled => {}
         }
     }
 
@@ -343,6 +355,13 @@ impl Delegate {
                 self.phase = Phase::Leaving;
                 out.push_back(Output::Unpublish { session });
             }
+        }
+        if let Phase::Waiting { ask_at } = &mut self.phase
+            && online
+            && ask_at.is_some_and(|at| at <= context.now)
+        {
+            *ask_at = None;
+            out.push_back(Output::Ask { node: central, message: Message::Back { session } });
         }
         let Phase::Owing { since, ask_at, asking } = &mut self.phase else { return };
         if context.now.saturating_duration_since(*since) >= OWING_MAX {
@@ -364,7 +383,8 @@ impl Delegate {
                 let asks = !asking && up.contains(&self.head.central);
                 Some(if asks { bound.min(ask_at) } else { bound })
             }
-            Phase::Waiting | Phase::Admitting { .. } | Phase::Leaving | Phase::Closing | Phase::Settled => None,
+            Phase::Waiting { ask_at } => ask_at.filter(|_| up.contains(&self.head.central)),
+            Phase::Admitting { .. } | Phase::Leaving | Phase::Closing | Phase::Settled => None,
         }
     }
 
@@ -385,7 +405,7 @@ impl Delegate {
             title: self.head.title.clone(),
             central: self.head.central,
             phase: match self.phase {
-                Phase::Waiting => "waiting",
+                Phase::Waiting { .. } => "waiting",
                 Phase::Admitting { .. } => "joining",
                 Phase::Running if linked => "running",
                 Phase::Running => "central lost",

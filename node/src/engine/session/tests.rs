@@ -458,3 +458,14 @@ fn an_answer_that_comes_unasked_is_refused() {
         assert!(matches!(world.ask(2, 1, message), Some(Message::Refused { .. })));
     }
 }
+
+#[test]
+fn a_delegate_that_restarts_unnoticed_says_so_and_is_invited_at_once() {
+    let (mut world, session) = World::in_session();
+    // Its program is replaced while the lines seem to stand: central sees it neither go nor come.
+    let sent = world.sent.len();
+    world.replace(2);
+    world.pass(SECOND / 10);
+    assert!(matches!(world.messages(2, 1, sent)[0], Message::Back { .. }));
+    assert_eq!(world.nodes[&2].publishing, Some((session, 10)));
+}

@@ -147,6 +147,15 @@ impl World {
 
     /// Starts a node's program: a new engine with what the disk remembers, then whoever is online is seen.
     pub(super) fn power_on(&mut self, n: u8) {
+        self.boot(n);
+        for other in self.others_in_reach(n) {
+            self.tell(n, Input::Up { node: id(other) });
+            self.tell(other, Input::Up { node: id(n) });
+        }
+        self.settle();
+    }
+
+    fn boot(&mut self, n: u8) {
         let config = self.config_of(n);
         let (now, wall) = (self.now, self.wall());
         let node = self.nodes.get_mut(&n).expect("a node of this world");
@@ -162,11 +171,6 @@ impl World {
             let recalled = Box::new(Recalled { head, own, wraps, last_us, kept: vec![] });
             node.engine.handle(now, Input::Recall { recalled, unix_ms: wall });
         }
-        for other in self.others_in_reach(n) {
-            self.tell(n, Input::Up { node: id(other) });
-            self.tell(other, Input::Up { node: id(n) });
-        }
-        self.settle();
     }
 
     /// Ends a node's program without a word.
@@ -180,6 +184,21 @@ impl World {
         node.dialled.clear();
         for other in reach {
             self.part(n, other);
+        }
+        self.settle();
+    }
+
+    /// Starts a node's program anew so quickly that the others notice nothing.
+    pub(super) fn replace(&mut self, n: u8) {
+        let node = self.nodes.get_mut(&n).expect("a node of this world");
+        node.running = false;
+        node.publishing = None;
+        node.line = None;
+        node.opened.clear();
+        node.dialled.clear();
+        self.boot(n);
+        for other in self.others_in_reach(n) {
+            self.tell(n, Input::Up { node: id(other) });
         }
         self.settle();
     }
