@@ -18,15 +18,20 @@ use crate::wire::media::LIVE_GROUP_LEN_MAX;
 /// What the fan-out must look at: logs that are new, and logs that grew. Each log stands here at most once.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
-    lists: Mutex<(Vec<Arc<Log>>, Vec<Arc<Log>>)>,
+    lists: Mutex<Lists>,
     pub(super) changed: Notify,
 }
 
 impl Dirty {
-    /// Takes (new, grown).
-    pub(super) fn take(&self) -> (Vec<Arc<Log>>, Vec<Arc<Log>>) {
+    pub(super) fn take(&self) -> Lists {
         std::mem::take(&mut *lock(&self.lists))
     }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    pub(super) fresh: Vec<Arc<Log>>,
+    pub(super) grown: Vec<Arc<Log>>,
 }
 
 #[derive(Debug)]
@@ -64,7 +69,7 @@ impl Log {
             noted: AtomicBool::new(true),
             dirty,
         });
-        lock(&log.dirty.lists).0.push(Arc::clone(&log));
+        lock(&log.dirty.lists).fresh.push(Arc::clone(&log));
         log.dirty.changed.notify_one();
         log
     }
@@ -83,7 +88,7 @@ impl Log {
         }
         self.grew.notify_waiters();
         if !self.noted.swap(true, Ordering::AcqRel) {
-            lock(&self.dirty.lists).1.push(Arc::clone(self));
+            lock(&self.dirty.lists).grown.push(Arc::clone(self));
             self.dirty.changed.notify_one();
         }
     }

@@ -14,7 +14,7 @@ use quinn::{Connection, SendStream, VarInt};
 use store::id::{NodeId, SessionId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::live::{Dirty, Log};
+use super::live::{Dirty, Lists, Log};
 use super::{Event, Shared};
 use crate::engine::fanout::{Fanout, Input, LaneId, LiveId, Output, Slot, Track};
 use crate::engine::rate::Path;
@@ -150,7 +150,7 @@ impl Hub {
 
     fn read_logs(&mut self, dirty: &Dirty) {
         let now = Instant::now();
-        let (fresh, grown) = dirty.take();
+        let Lists { fresh, grown } = dirty.take();
         for log in fresh {
             self.logs.insert(log.id, Arc::clone(&log));
             self.feed(now, Input::Opened { live: log.id, track: log.track(), seq: log.header.seq });

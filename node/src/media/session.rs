@@ -147,7 +147,8 @@ impl Session {
         // Who wants a camera may be sent its low layer in its place.
         let camera = TrackId::new(header.track.point(), TrackKind::Main);
         let wanted = |track| self.desires.get(&track).and_then(Desire::priority).is_some();
-        if !wanted(header.track) && !(header.track.kind() == TrackKind::Thumb && wanted(camera)) {
+        let instead = header.track.kind() == TrackKind::Thumb && wanted(camera);
+        if !wanted(header.track) && !instead {
             return Err(Inadmissible::Unwanted);
         }
         let arriving = self.arriving.entry(header.track).or_default();
