@@ -66,7 +66,8 @@ pub enum Input {
         /// Who makes it, and is asked for it.
         origin: NodeId,
     },
-    /// These groups were stored before this keeper began.
+    /// These groups were stored before this keeper began. Holes between them wait until their origin can be asked, for it
+    /// may say that it never used those numbers.
     Held {
         /// The track.
         track: TrackId,
@@ -107,7 +108,7 @@ pub enum Input {
         /// Its number.
         seq: u64,
     },
-    /// The origin never used these numbers. Not believed of groups we saw begin.
+    /// The origin never used these numbers. Not believed of groups this keeper saw begin.
     Unused {
         /// The track.
         track: TrackId,
@@ -227,6 +228,8 @@ struct Track {
     /// Told missing, here since, not yet in the journal as repaired.
     mended: Runs,
     broken: Runs,
+    /// Seen to begin by this keeper and not stored.
+    begun: Runs,
     /// Every hole below this number was told.
     told_below: u64,
     /// Highest number seen to begin or stored.
@@ -234,6 +237,8 @@ struct Track {
     /// When which numbers were complete at the source; both rise.
     marks: VecDeque<Mark>,
     finished: bool,
+    /// Taken up from an archive, and its origin has not been heard since: holes may be numbers it never used.
+    unsure: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -273,8 +278,8 @@ impl Keeper {
             Input::Held { track, from, to } => self.with(track, |state| {
                 if from <= to {
                     state.done.insert(from, to);
-                    state.complete_below(now, to.saturating_add(1));
                     state.newest = state.newest.max(Some(to));
+                    state.unsure = true;
                 }
             }),
             Input::Told { track, from, to, lost } => self.with(track, |state| {
@@ -285,14 +290,21 @@ impl Keeper {
                 } else {
                     state.told.insert(from, to);
                 }
-                state.complete_below(now, to.saturating_add(1));
+                state.newest = state.newest.max(Some(to));
             }),
             Input::Began { track, seq } => self.with(track, |state| state.began(now, seq)),
-            Input::Broke { track, seq } => self.with(track, |state| {
-                if state.plausible(seq) && state.broken.len() < RUNS_MAX {
-                    state.broken.insert(seq, seq);
+            Input::Broke { track, seq } => {
+                // With the whole connection gone, it was not this group that was left out.
+                let origins = &self.origins;
+                let origin = self.tracks.get(&track).and_then(|state| origins.get(&state.origin));
+                if origin.is_some_and(|origin| origin.reachable) {
+                    self.with(track, |state| {
+                        if state.plausible(seq) && state.broken.len() < RUNS_MAX {
+                            state.broken.insert(seq, seq);
+                        }
+                    });
                 }
-            }),
+            }
             Input::Stored { track, seq } => self.stored(now, track, seq),
             Input::Unused { track, from, to } => self.with(track, |state| state.never_used(from, to)),
             Input::Finished { track, last } => self.with(track, |state| {
@@ -304,16 +316,28 @@ impl Keeper {
                 state.finished = true;
             }),
             Input::Reachable { origin, reachable } => {
-                if let Some(state) = self.origins.get_mut(&origin) {
+                if let Some(state) = self.origins.get_mut(&origin)
+                    && state.reachable != reachable
+                {
                     state.reachable = reachable;
                     state.failures = 0;
                     state.not_before = None;
+                }
+                for state in self.tracks.values_mut().filter(|state| state.origin == origin) {
+                    match reachable {
+                        true if std::mem::take(&mut state.unsure) => {
+                            state.complete_below(now, state.newest.map_or(0, |newest| newest.saturating_add(1)));
+                        }
+                        true => {}
+                        false => state.broken.clear(),
+                    }
                 }
             }
             Input::Fetched { origin, missing } => self.fetched(now, origin, missing),
             Input::Reckon => {
                 for (track, state) in &mut self.tracks {
-                    let below = state.marks.back().map_or(0, |mark| mark.below);
+                    let marked = state.marks.back().map_or(0, |mark| mark.below);
+                    let below = state.newest.filter(|_| state.unsure).map_or(marked, |newest| marked.max(newest));
                     state.tell(*track, below, &mut self.outbox);
                 }
             }
@@ -388,6 +412,7 @@ impl Keeper {
         track.lost.remove(seq, seq);
         track.unused.remove(seq, seq);
         track.broken.remove(seq, seq);
+        track.begun.remove(seq, seq);
         if track.told.contains(seq) {
             track.told.remove(seq, seq);
             track.mended.insert(seq, seq);
@@ -436,7 +461,7 @@ impl Keeper {
 
     /// Tells what has become a gap, and asks for what may be asked for.
     fn work(&mut self, now: Instant) {
-        for (id, track) in &mut self.tracks {
+        for (id, track) in self.tracks.iter_mut().filter(|(_, track)| !track.unsure) {
             let due = track.complete_at(now.checked_sub(GRACE));
             track.tell(*id, due, &mut self.outbox);
         }
@@ -489,10 +514,12 @@ impl Track {
             told: Runs::default(),
             mended: Runs::default(),
             broken: Runs::default(),
+            begun: Runs::default(),
             told_below: 0,
             newest: None,
             marks: VecDeque::new(),
             finished: false,
+            unsure: false,
         }
     }
 
@@ -505,6 +532,9 @@ impl Track {
         if self.plausible(seq) {
             self.newest = self.newest.max(Some(seq));
             self.complete_below(now, seq);
+            if self.begun.len() < RUNS_MAX && !self.done.contains(seq) {
+                self.begun.insert(seq, seq);
+            }
         }
     }
 
@@ -533,14 +563,19 @@ impl Track {
     }
 
     fn never_used(&mut self, from: u64, to: u64) {
-        let seen = self.newest.map_or(0, |newest| newest.saturating_add(1));
-        let mut from = from.max(seen);
         if !self.plausible(to) {
             return;
         }
+        let mut from = from;
         while let Some((first, last)) = self.done.first_gap(from, to) {
-            self.unused.insert(first, last);
-            self.done.insert(first, last);
+            let mut cursor = first;
+            while let Some((first, last)) = self.begun.first_gap(cursor, last) {
+                self.unused.insert(first, last);
+                self.done.insert(first, last);
+                self.told.remove(first, last);
+                let Some(next) = last.checked_add(1) else { return };
+                cursor = next;
+            }
             let Some(next) = last.checked_add(1) else { return };
             from = next;
         }
@@ -587,6 +622,9 @@ impl Track {
 
     /// When the next hole becomes a gap.
     fn next_due(&self) -> Option<Instant> {
+        if self.unsure {
+            return None;
+        }
         self.marks
             .iter()
             .find(|mark| mark.below > self.told_below && self.done.first_gap(self.told_below, mark.below - 1).is_some())

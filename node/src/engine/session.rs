@@ -687,9 +687,7 @@ impl Engine {
         if let Some(current) = self.current.filter(|&current| current != id) {
             self.delegate(now, current, |delegate, context, out| delegate.superseded(context, out));
         }
-        if !self.delegates.contains_key(&id) {
-            self.delegates.insert(id, Delegate::new(invite.head.clone(), now));
-        }
+        self.delegates.entry(id).or_insert_with(|| Delegate::new(invite.head.clone(), now));
         self.current = Some(id);
         self.delegate(now, id, |delegate, context, out| delegate.invited(context, ticket, invite, out));
     }

@@ -238,6 +238,37 @@ fn numbers_a_restart_skipped_are_no_gap_unless_we_saw_them_begin() {
 }
 
 #[test]
+fn numbers_skipped_before_a_restart_of_central_are_no_gap_once_their_origin_says_so() {
+    let mut bench = Bench::new();
+    let (track, origin) = (bench.sound, bench.origin);
+    bench.tell(Input::Reachable { origin, reachable: false });
+    bench.tell(Input::Held { track, from: 0, to: 4 });
+    bench.tell(Input::Held { track, from: 16, to: 20 });
+    // Its live groups may come before its word.
+    bench.live(track, [21, 22]);
+    bench.pass(60 * SECOND);
+    bench.tell(Input::Unused { track, from: 5, to: 15 });
+    bench.tell(Input::Reachable { origin, reachable: true });
+    bench.live(track, [23]);
+    bench.pass(60 * SECOND);
+    assert_eq!(bench.outputs(), []);
+    assert_eq!(bench.keeper.standing()[&track].held, 13);
+}
+
+#[test]
+fn a_group_that_broke_with_its_whole_connection_was_not_left_out_by_a_slow_line() {
+    let mut bench = Bench::new();
+    let (track, origin) = (bench.sound, bench.origin);
+    bench.live(track, [0]);
+    bench.tell(Input::Began { track, seq: 1 });
+    bench.tell(Input::Broke { track, seq: 1 });
+    bench.tell(Input::Reachable { origin, reachable: false });
+    bench.live(track, [2]);
+    bench.pass(GRACE);
+    assert_eq!(bench.outputs(), [Output::Gap { track, from: 1, to: 1, reason: Reason::NotReceived }]);
+}
+
+#[test]
 fn what_was_held_and_told_before_a_restart_is_neither_told_nor_asked_again() {
     let mut bench = Bench::new();
     let track = bench.sound;
@@ -245,6 +276,9 @@ fn what_was_held_and_told_before_a_restart_is_neither_told_nor_asked_again() {
     bench.tell(Input::Held { track, from: 20, to: 29 });
     bench.tell(Input::Told { track, from: 10, to: 14, lost: false });
     bench.tell(Input::Told { track, from: 15, to: 16, lost: true });
+    bench.pass(60 * SECOND);
+    assert_eq!(bench.outputs(), [], "its origin may yet say what it never used");
+    bench.tell(Input::Reachable { origin: bench.origin, reachable: true });
     bench.pass(GRACE);
     let outputs = bench.outputs();
     assert_eq!(outputs[0], Output::Gap { track, from: 17, to: 19, reason: Reason::NotReceived });

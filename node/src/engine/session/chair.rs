@@ -188,9 +188,6 @@ impl Chair {
         } else if open {
             chair.conclude(context, unix_ms, EndReason::Interrupted, out);
         }
-        for &node in context.linked {
-            chair.keep(context, keeper::Input::Reachable { origin: node, reachable: true }, out);
-        }
         chair
     }
 
@@ -238,9 +235,6 @@ impl Chair {
                 self.journal(context, Event::Started { title, points }, out);
                 out.push_back(Output::Open { head: self.head.clone() });
                 self.publish(context, own.first_seq, out);
-                for &node in context.linked {
-                    self.keep(context, keeper::Input::Reachable { origin: node, reachable: true }, out);
-                }
                 out.push_back(Output::Tell { ticket, outcome: Ok(self.head.id) });
             }
             Err(reason) => {
@@ -275,6 +269,8 @@ impl Chair {
             true => Message::Wait { session },
             false => Message::refused(session, "the sender is not a point of that session"),
         };
+        // Whatever connection still seems to stand belongs to the program that is gone.
+        self.lost(context, from, LeftReason::Lost, out);
         self.up(context, from, out);
         out.push_back(Output::Reply { ticket, message });
     }
@@ -283,8 +279,16 @@ impl Chair {
         if !self.places.contains_key(&node) {
             return;
         }
-        self.keep(context, keeper::Input::Reachable { origin: node, reachable: true }, out);
+        self.reach(context, node, out);
         self.join(context, node, out);
+    }
+
+    /// A point can be asked for groups once it is connected and has said which numbers it never used.
+    fn reach(&mut self, context: Context<'_>, node: NodeId, out: &mut VecDeque<Output>) {
+        let spoke = self.places.get(&node).is_some_and(|place| place.accepted || place.reported);
+        if spoke && context.linked.contains(&node) {
+            self.keep(context, keeper::Input::Reachable { origin: node, reachable: true }, out);
+        }
     }
 
     pub(super) fn media_down(
@@ -295,6 +299,10 @@ impl Chair {
         out: &mut VecDeque<Output>,
     ) {
         self.keep(context, keeper::Input::Reachable { origin: node, reachable: false }, out);
+        self.lost(context, node, reason, out);
+    }
+
+    fn lost(&mut self, context: Context<'_>, node: NodeId, reason: LeftReason, out: &mut VecDeque<Output>) {
         let Some(place) = self.places.get_mut(&node) else { return };
         if std::mem::take(&mut place.joined) && matches!(self.phase, Phase::Running) {
             place.ask_at = context.now + ASK_AGAIN;
@@ -329,6 +337,7 @@ impl Chair {
                 place.accepted = true;
                 let Accepted { unused, .. } = accepted;
                 self.unused(context, node, unused, out);
+                self.reach(context, node, out);
                 self.join(context, node, out);
             }
             Some(Message::Ending { took_part, .. }) => {
@@ -461,6 +470,7 @@ impl Chair {
         place.reported = true;
         let number = place.number;
         self.unused(context, from, &finished.unused, out);
+        self.reach(context, from, out);
         for kind in TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)) {
             let track = TrackId::new(number, kind);
             let last = finished.tracks.iter().find(|last| last.track == track).map(|last| last.seq);
@@ -527,7 +537,7 @@ impl Chair {
         match self.phase {
             Phase::Running => Some(Message::Invite(Box::new(Invite {
                 head: self.head.clone(),
-                wrap: self.wraps.get(&node)?.clone(),
+                wrap: *self.wraps.get(&node)?,
                 media: config.media.clone(),
                 media_port: config.media_port,
                 origin: self.origin,

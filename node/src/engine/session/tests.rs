@@ -468,4 +468,7 @@ fn a_delegate_that_restarts_unnoticed_says_so_and_is_invited_at_once() {
     world.pass(SECOND / 10);
     assert!(matches!(world.messages(2, 1, sent)[0], Message::Back { .. }));
     assert_eq!(world.nodes[&2].publishing, Some((session, 10)));
+    let journal = world.journal(1);
+    let again = [Event::Left { point: point(2), reason: LeftReason::Lost }, Event::Joined { point: point(2) }];
+    assert_eq!(journal[journal.len() - 2..], again);
 }
