@@ -42,7 +42,7 @@ impl Driver {
             },
             Request::SessionList => {
                 let running = self.running();
-                self.from_archive(reply, move |archive| match control::session::list(archive) {
+                self.read_archive(reply, move |archive| match control::session::list(archive) {
                     Ok(mut sessions) => {
                         sessions.iter_mut().for_each(|session| running.mark(session));
                         Response::Sessions { sessions }
@@ -50,7 +50,7 @@ impl Driver {
                     Err(error) => not(error.fault(), sentence(&error)),
                 });
             }
-            Request::Checkpoint { to } => self.from_archive(reply, move |archive| match archive.checkpoint(&to) {
+            Request::Checkpoint { to } => self.read_archive(reply, move |archive| match archive.checkpoint(&to) {
                 Ok(()) => Response::Done,
                 Err(error) => not(Fault::Failed, sentence(&error)),
             }),
@@ -63,7 +63,7 @@ impl Driver {
     }
 
     /// Reads beside the vault's writer, on a thread that may block.
-    fn from_archive(&self, reply: Reply, read: impl FnOnce(&Archive) -> Response + Send + 'static) {
+    fn read_archive(&self, reply: Reply, read: impl FnOnce(&Archive) -> Response + Send + 'static) {
         let vault = self.vault.clone();
         spawn_blocking(move || {
             // A caller that hung up wants no answer.

@@ -108,7 +108,7 @@ pub enum Input {
         /// Its number.
         seq: u64,
     },
-    /// The origin never used these numbers. Not believed of groups this keeper saw begin.
+    /// The origin never used these numbers. Not believed of groups this keeper saw begin, or the journal calls missing.
     Unused {
         /// The track.
         track: TrackId,
@@ -566,13 +566,14 @@ impl Track {
         if !self.plausible(to) {
             return;
         }
+        let mut kept = self.begun.clone();
+        self.told.iter().for_each(|(first, last)| kept.insert(first, last));
         let mut from = from;
         while let Some((first, last)) = self.done.first_gap(from, to) {
             let mut cursor = first;
-            while let Some((first, last)) = self.begun.first_gap(cursor, last) {
+            while let Some((first, last)) = kept.first_gap(cursor, last) {
                 self.unused.insert(first, last);
                 self.done.insert(first, last);
-                self.told.remove(first, last);
                 let Some(next) = last.checked_add(1) else { return };
                 cursor = next;
             }

@@ -244,6 +244,7 @@ fn numbers_skipped_before_a_restart_of_central_are_no_gap_once_their_origin_says
     bench.tell(Input::Reachable { origin, reachable: false });
     bench.tell(Input::Held { track, from: 0, to: 4 });
     bench.tell(Input::Held { track, from: 16, to: 20 });
+    bench.tell(Input::Told { track, from: 5, to: 5, lost: false });
     // Its live groups may come before its word.
     bench.live(track, [21, 22]);
     bench.pass(60 * SECOND);
@@ -251,7 +252,7 @@ fn numbers_skipped_before_a_restart_of_central_are_no_gap_once_their_origin_says
     bench.tell(Input::Reachable { origin, reachable: true });
     bench.live(track, [23]);
     bench.pass(60 * SECOND);
-    assert_eq!(bench.outputs(), []);
+    assert_eq!(bench.outputs(), [fetch(&bench, 5, 5)], "what was told missing is asked for");
     assert_eq!(bench.keeper.standing()[&track].held, 13);
 }
 
