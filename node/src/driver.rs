@@ -106,8 +106,11 @@ pub enum Error {
 /// Runs this point until it is told to stop, by a signal or over its local socket. Must be called on tokio's
 /// multi-thread runtime.
 pub async fn run(config: Config) -> Result<(), Error> {
+    if !config.data.is_dir() {
+        return Err(identity::Error::Missing(config.data).into());
+    }
     let (calls, from_callers) = mpsc::channel(CALLS_MAX);
-    // First of all: whoever holds the folder's lock is the only one to touch what is in it.
+    // Before anything is read: whoever holds the folder's lock is the only one to touch what is in it.
     let _server = control::serve(&config.data, calls.clone())?;
     let (mut driver, events) = Driver::start(config, calls).await?;
     let result = driver.drive(events, from_callers).await;

@@ -519,7 +519,10 @@ impl Fanout {
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.held.retain(|held| *held != live);
             if track.1.kind() == TrackKind::Main {
-                lane.line.fired();
+                // Being behind shows that the picture is more than the estimate, not that the estimate is wrong.
+                if code == Reset::Shed {
+                    lane.line.fired();
+                }
                 lane.low.insert((track.0, track.1.point()), LOW_GROUPS);
             }
         }

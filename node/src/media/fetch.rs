@@ -72,7 +72,8 @@ pub(super) async fn fetch(
 ) -> Result<Vec<Fetched>, FetchError> {
     let origin = shared.state().sessions.get(&id.session).and_then(|session| session.node(id.track));
     let connection = copy_connection(shared, node).await?;
-    let (mut sender, mut receiver) = connection.open_bi().await.map_err(line)?;
+    let opened = tokio::time::timeout(SILENCE_MAX, connection.open_bi()).await;
+    let (mut sender, mut receiver) = opened.map_err(|_| line("it answers too many others"))?.map_err(line)?;
     let to = to.min(id.seq.saturating_add(FETCH_GROUPS_MAX - 1));
     let len_max = len_max.min(FETCH_LEN_MAX);
     let request = FetchRequest { session: id.session, track: id.track, from: id.seq, to, len_max };
@@ -149,6 +150,11 @@ async fn give(
             return connection.close(VarInt::from_u32(Close::Malformed as u32), b"a fetch that cannot be read");
         }
     };
+    // The asker's place for a further fetch is free only when his stream was read to its end.
+    let rest = tokio::time::timeout(REQUEST_MAX, receiver.read_chunk(1, true)).await;
+    if !matches!(rest, Ok(Ok(None))) {
+        return connection.close(VarInt::from_u32(Close::Malformed as u32), b"more than a fetch");
+    }
     let admitted = shared.state().sessions.get(&request.session).is_some_and(|session| session.admits_fetch(node));
     if !admitted {
         // Fails only on a stream that is over.

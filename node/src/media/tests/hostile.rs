@@ -234,6 +234,7 @@ async fn a_fetch_for_a_session_one_is_not_in_brings_nothing() {
     let other = SessionId::from_bytes([8; 16]);
     let request = FetchRequest { session: other, track: track(0, TrackKind::Audio), from: 0, to: 5, len_max: 1000 };
     stream.write_all(&wire::encode(&request).expect("small")).await.expect("connected");
+    stream.finish().expect("open");
     assert!(answer.read_to_end(1000).await.is_err(), "the stream is reset");
     assert!(connection.close_reason().is_none(), "the session may just have ended: no punishment");
 }

@@ -90,17 +90,17 @@ async fn two_percent_loss_costs_no_sound_and_little_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_line_too_slow_the_picture_sheds_and_sound_stays_on_time() {
     let _alone = ALONE.lock().await;
-    let time = Duration::from_secs(20);
+    let time = Duration::from_secs(12);
     let mut pair = pair(path(20, 0.0, None), path(20, 0.0, slow(1_000_000)), 12).await;
     // 80 kb/s of low layer beside it, for whoever cannot have the picture.
     let offer = Offer { thumb: 1000, ..Offer::picture(1_500_000, 4, time) };
     let published = pair.talk(0, offer).await;
-    pair.sound_is_whole(0..10).await;
+    pair.sound_is_whole(0..6).await;
     // The last group has no successor to give way to: it arrives, late.
     let mut sheds = BTreeSet::new();
     let missing = |pair: &Pair| {
         let heard = pair.heard.lock().expect("no panic");
-        (0..10).filter(|seq| !heard.whole.contains(&(TrackKind::Main, *seq))).collect::<BTreeSet<u64>>()
+        (0..6).filter(|seq| !heard.whole.contains(&(TrackKind::Main, *seq))).collect::<BTreeSet<u64>>()
     };
     // What is missing is what was given up, and the other way round.
     eventually("every hole is accounted for", || {
@@ -112,17 +112,21 @@ async fn on_a_line_too_slow_the_picture_sheds_and_sound_stays_on_time() {
     let late = pair.heard.lock().expect("no panic").late(&published, TrackKind::Audio);
     let p99 = percentile(&late, 99);
     println!(
-        "1 Mb/s offered 1.5: sound p50 {:?} p95 {:?} p99 {p99:?}; {} of 10 pictures' groups shed",
+        "1 Mb/s offered 1.5: sound p50 {:?} p95 {:?} p99 {p99:?}; {} of 6 pictures' groups shed",
         percentile(&late, 50),
         percentile(&late, 95),
         sheds.len()
     );
-    assert_eq!(late.len(), 1000, "every sound packet arrived");
+    assert_eq!(late.len(), 600, "every sound packet arrived");
     assert!(p99 < Duration::from_millis(300), "p99 {p99:?}");
     assert!(!sheds.is_empty(), "the line cannot carry the picture");
     let low =
-        (0..10).filter(|seq| pair.heard.lock().expect("no panic").whole.contains(&(TrackKind::Thumb, *seq))).count();
-    assert!(low >= 4, "the low layer takes the picture's place: {low} of 10 groups");
+        (0..6).filter(|seq| pair.heard.lock().expect("no panic").whole.contains(&(TrackKind::Thumb, *seq))).count();
+    assert!(low >= 3, "the low layer takes the picture's place: {low} of 6 groups");
+    // The session is over, so copies have the line.
+    for kind in [TrackKind::Audio, TrackKind::Main] {
+        pair.delegate.unsubscribe(session_id(), track(0, kind));
+    }
     // Nothing is lost in the record: what was shed is fetched, equal byte for byte.
     let id = |seq| GroupId { session: session_id(), track: track(0, TrackKind::Main), seq };
     for seq in missing {

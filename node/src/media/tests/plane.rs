@@ -98,6 +98,11 @@ async fn what_is_fetched_is_what_was_stored_and_what_is_missing_is_said() {
     for (record, seq) in [(five, 5), (six, 6)] {
         assert_eq!(record.bytes(), record_of(&delegate.kept, id(seq)).bytes());
     }
+    // As often as need be: a fetch gives its place back.
+    for _ in 0..20 {
+        let fetched = central.media.fetch(key(1).id(), id(5), 5, 1 << 20).await.expect("connected");
+        assert!(matches!(&fetched[..], [Fetched::Record(_)]));
+    }
     // The other way round over the same connection.
     let fetched = delegate.media.fetch(key(0).id(), id(5), 5, 1 << 20).await.expect("connected");
     assert!(matches!(fetched[..], [Fetched::Missing(5)]));
