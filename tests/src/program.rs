@@ -142,6 +142,11 @@ impl Call {
         self
     }
 
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
     /// `--data DIR`.
     pub fn data(self, dir: impl Into<PathBuf>) -> Self {
         self.arg("--data").arg(dir.into())

@@ -72,16 +72,8 @@ const HOMES: [Home; 13] = [
         places: &["node/src/mesh.rs", "node/src/mesh/"],
         exceptions: &[("node/src/media/tls.rs", "libp2p-tls makes certificates from libp2p's form of our node key")],
     },
-    Home {
-        library: "libp2p_tls",
-        places: &["node/src/media.rs", "node/src/media/"],
-        exceptions: &[],
-    },
-    Home {
-        library: "quinn",
-        places: &["node/src/media.rs", "node/src/media/"],
-        exceptions: &[],
-    },
+    Home { library: "libp2p_tls", places: &["node/src/media.rs", "node/src/media/"], exceptions: &[] },
+    Home { library: "quinn", places: &["node/src/media.rs", "node/src/media/"], exceptions: &[] },
     Home { library: "axum", places: &["node/src/console.rs", "node/src/console/"], exceptions: &[] },
     Home { library: "clap", places: &["node/src/main.rs", "node/src/cli.rs", "node/src/cli/"], exceptions: &[] },
     Home { library: "rocksdb", places: &["store/src/db/rocks.rs"], exceptions: &[] },
@@ -149,7 +141,8 @@ impl Source {
     /// Its lines with their numbers, without the tests at its end and without comments.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().enumerate().map(|(n, line)| (n + 1, line));
-        let lines = lines.take_while(|(_, line)| *line != "#[cfg(test)]");
+        let tests = ["#[cfg(test)]", "#[cfg(all(test, unix))]"];
+        let lines = lines.take_while(move |(_, line)| !tests.contains(line));
         lines.map(|(n, line)| (n, line.split("//").next().unwrap_or_default()))
     }
 
