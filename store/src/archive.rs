@@ -10,6 +10,8 @@
 //! An `Archive` may be shared between threads: writes take turns, reads run beside them. Everything here may wait for a disk,
 //! so it belongs on its own thread.
 
+mod logbook;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::{ControlFlow, Range},
@@ -31,6 +33,8 @@ use crate::{
     session::{self, Head},
     signed::Signed,
 };
+
+pub use logbook::{Logbook, Logged};
 
 /// Why the archive did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -166,6 +170,8 @@ pub struct Archive {
     meta: Arc<dyn Db>,
     media: Arc<dyn Db>,
     writing: Mutex<()>,
+    /// The access log's turn.
+    logging: Arc<Mutex<()>>,
     read_only: bool,
 }
 
@@ -188,30 +194,18 @@ impl Archive {
             meta: Arc::new(open(Store::Meta)?),
             media: Arc::new(open(Store::Media)?),
             writing: Mutex::new(()),
+            logging: Arc::default(),
             read_only: true,
         };
-        archive.check_layout()?;
+        check_layout(&*archive.meta)?;
         Ok(archive)
     }
 
     /// An archive on two databases of the caller's.
     pub fn over(meta: Arc<dyn Db>, media: Arc<dyn Db>) -> Result<Self, Error> {
-        let archive = Archive { meta, media, writing: Mutex::new(()), read_only: false };
-        if archive.meta.get(Column::Config, schema::SCHEMA_KEY)?.is_none() {
-            let mut batch = Batch::new();
-            batch.put(Column::Config, schema::SCHEMA_KEY, vec![schema::VERSION]);
-            archive.meta.write(batch, Durability::Synced)?;
-        }
-        archive.check_layout()?;
-        Ok(archive)
-    }
-
-    fn check_layout(&self) -> Result<(), Error> {
-        match self.meta.get(Column::Config, schema::SCHEMA_KEY)?.as_deref() {
-            Some([schema::VERSION]) => Ok(()),
-            Some([version]) => Err(Error::Layout { found: version.to_string() }),
-            _ => Err(Error::Layout { found: "of no known kind".into() }),
-        }
+        set_layout(&*meta)?;
+        check_layout(&*meta)?;
+        Ok(Archive { meta, media, writing: Mutex::new(()), logging: Arc::default(), read_only: false })
     }
 
     /// Copies the archive's present state into `dir`, which must not exist, on the same disk: files are shared, so it
@@ -585,6 +579,24 @@ impl Archive {
 
 /// Version of the values in [`Column::Reserved`].
 const RESERVED_VERSION: u8 = 1;
+
+/// Writes the layout's version into a new `meta`.
+fn set_layout(meta: &dyn Db) -> Result<(), Error> {
+    if meta.get(Column::Config, schema::SCHEMA_KEY)?.is_none() {
+        let mut batch = Batch::new();
+        batch.put(Column::Config, schema::SCHEMA_KEY, vec![schema::VERSION]);
+        meta.write(batch, Durability::Synced)?;
+    }
+    Ok(())
+}
+
+fn check_layout(meta: &dyn Db) -> Result<(), Error> {
+    match meta.get(Column::Config, schema::SCHEMA_KEY)?.as_deref() {
+        Some([schema::VERSION]) => Ok(()),
+        Some([version]) => Err(Error::Layout { found: version.to_string() }),
+        _ => Err(Error::Layout { found: "of no known kind".into() }),
+    }
+}
 
 /// Makes a folder, and those above it, that only its owner can enter.
 fn make_private(dir: &Path) -> Result<(), Error> {

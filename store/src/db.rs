@@ -107,6 +107,12 @@ pub trait Db: Send + Sync + fmt::Debug {
     /// For [`Column::Groups`]: a scan would read every group, and end at the first damaged one.
     fn scan(&self, column: Column, from: &[u8], to: Option<&[u8]>, visit: &mut Visitor<'_>) -> Result<(), Error>;
 
+    /// The last key and its value, if there is one.
+    ///
+    /// # Panics
+    /// For [`Column::Groups`], as above.
+    fn last(&self, column: Column) -> Result<Option<(Vec<u8>, Bytes)>, Error>;
+
     /// Makes a copy of the present state in a folder that does not exist yet, on the same disk, sharing files.
     fn checkpoint(&self, dir: &Path) -> Result<(), Error>;
 }

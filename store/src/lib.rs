@@ -4,8 +4,8 @@
 //! same bytes travel, are stored and are hashed. It knows nothing of networks either.
 //!
 //! - [`id`] names things; [`keys`] and [`seal`] make and use secrets; [`record`] is the layout of a group.
-//! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`roster`] and
-//!   [`session`] are such records and the plain ones beside them.
+//! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`access`],
+//!   [`roster`] and [`session`] are such records and the plain ones beside them.
 //! - [`inventory`] says which groups somebody has.
 //!
 //! All of these are pure: bytes in, values out. What touches a disk is apart:
@@ -13,6 +13,7 @@
 //! - [`schema`] says what lies where, [`db`] what is asked of a database, with RocksDB and a twin in memory behind it;
 //!   [`archive`] is what a node keeps.
 
+pub mod access;
 pub mod archive;
 pub mod cbor;
 pub mod db;

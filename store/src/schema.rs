@@ -49,6 +49,8 @@ pub enum Column {
     Wraps,
     /// `meta` — session (16) → first group number (8) that this node has not promised to use.
     Reserved,
+    /// `meta` — number (8) → signed entry of the access log.
+    Access,
     /// `media` — session (16), track (2), number (8) → group record. The only column with values too large to be
     /// read in passing; it is never scanned.
     Groups,
@@ -62,12 +64,13 @@ pub enum Column {
 
 impl Column {
     /// All columns.
-    pub const ALL: [Column; 9] = [
+    pub const ALL: [Column; 10] = [
         Column::Config,
         Column::Sessions,
         Column::Journal,
         Column::Wraps,
         Column::Reserved,
+        Column::Access,
         Column::Groups,
         Column::Addresses,
         Column::Have,
@@ -82,6 +85,7 @@ impl Column {
             Column::Journal => "jnl",
             Column::Wraps => "key",
             Column::Reserved => "rsv",
+            Column::Access => "acc",
             Column::Groups => "grp",
             Column::Addresses => "adr",
             Column::Have => "have",
@@ -92,7 +96,9 @@ impl Column {
     /// The database it is in.
     pub const fn store(self) -> Store {
         match self {
-            Column::Config | Column::Sessions | Column::Journal | Column::Wraps | Column::Reserved => Store::Meta,
+            Column::Config | Column::Sessions | Column::Journal | Column::Wraps | Column::Reserved | Column::Access => {
+                Store::Meta
+            }
             Column::Groups | Column::Addresses | Column::Have | Column::Parts => Store::Media,
         }
     }
@@ -152,6 +158,11 @@ pub fn wrap_key(session: &SessionId, epoch: Epoch, recipient: &NodeId) -> [u8; 5
     key
 }
 
+/// Key in [`Column::Access`].
+pub fn access_key(n: u64) -> [u8; 8] {
+    n.to_be_bytes()
+}
+
 /// The first key after all that begin with `prefix`; `None` if there can be none.
 pub fn after(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
@@ -177,8 +188,9 @@ mod tests {
         assert_eq!(hex::encode(journal_key(&session, 2)), format!("{}0000000000000002", "aa".repeat(16)));
         let wrap = wrap_key(&session, 2, &NodeId::from_bytes([0xbb; 32]));
         assert_eq!(hex::encode(wrap), format!("{}00000002{}", "aa".repeat(16), "bb".repeat(32)));
+        assert_eq!(hex::encode(access_key(2)), "0000000000000002");
         let names: Vec<_> = Column::ALL.map(Column::name).into();
-        assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "grp", "adr", "have", "part"]);
+        assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "acc", "grp", "adr", "have", "part"]);
     }
 
     #[test]

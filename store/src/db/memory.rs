@@ -135,6 +135,18 @@ impl Db for Memory {
         Ok(())
     }
 
+    fn last(&self, column: Column) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
+        refuse_to_scan_groups(column);
+        let state = self.state();
+        let last = state.live.iter().rev().find(|((c, _), _)| *c == column);
+        match last {
+            Some(((_, key), _)) if state.damaged.contains(&(column, key.clone())) => {
+                Err(Error::Damaged(format!("a value in {}", column.name())))
+            }
+            last => Ok(last.map(|((_, key), value)| (key.clone(), value.clone()))),
+        }
+    }
+
     fn checkpoint(&self, _dir: &Path) -> Result<(), Error> {
         Err(Error::Other("a database in memory has no files to share".into()))
     }

@@ -240,6 +240,15 @@ impl Db for Rocks {
         iterator.status().map_err(error)
     }
 
+    fn last(&self, column: Column) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
+        refuse_to_scan_groups(column);
+        let mut iterator = self.db.raw_iterator_cf_opt(&self.column(column), ReadOptions::default());
+        iterator.seek_to_last();
+        let last = iterator.item().map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(value)));
+        iterator.status().map_err(error)?;
+        Ok(last)
+    }
+
     fn checkpoint(&self, dir: &Path) -> Result<(), Error> {
         // The log is copied rather than flushed: a flush for every checkpoint would leave a small blob file each time.
         let without_flush = u64::MAX;

@@ -47,6 +47,23 @@ fn the_last_change_of_a_batch_wins() {
 }
 
 #[test]
+fn the_last_key_of_a_column_is_found() {
+    on_both(|db| {
+        assert_eq!(db.last(Column::Have), Ok(None));
+        for (column, key) in
+            [(Column::Addresses, &b"z"[..]), (Column::Have, b"a"), (Column::Have, b"b"), (Column::Parts, b"c")]
+        {
+            put(db, column, key, b"v");
+        }
+        assert_eq!(db.last(Column::Have), Ok(Some((b"b".to_vec(), Bytes::from_static(b"v")))));
+        let mut batch = Batch::new();
+        batch.delete(Column::Have, b"b");
+        db.write(batch, Durability::Synced).unwrap();
+        assert_eq!(db.last(Column::Have).unwrap().map(|(key, _)| key), Some(b"a".to_vec()));
+    });
+}
+
+#[test]
 fn columns_do_not_mix() {
     on_both(|db| {
         put(db, Column::Have, b"k", b"have");
