@@ -5,3 +5,4 @@ pub mod fanout;
 pub mod keeper;
 pub mod rate;
 pub mod session;
+pub mod tally;
