@@ -9,6 +9,7 @@ mod bench;
 mod demo;
 mod exit;
 mod init;
+mod log;
 mod output;
 mod run;
 mod session;
@@ -34,6 +35,7 @@ enum Command {
     Status(status::Args),
     Session(session::Args),
     Archive(archive::Args),
+    Log(log::Args),
     Bench(bench::Args),
 }
 
@@ -48,6 +50,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(args) => status::main(args),
         Command::Session(args) => session::main(args),
         Command::Archive(args) => archive::main(args),
+        Command::Log(args) => log::main(args),
         Command::Bench(args) => bench::main(args),
     };
     match done {
@@ -69,9 +72,14 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_exit_code_2() {
-        for wrong in
-            [&["dance"][..], &["session"], &["init", "--nmae", "A"], &["session", "show"], &["run", "--port", "x"]]
-        {
+        for wrong in [
+            &["dance"][..],
+            &["session"],
+            &["init", "--nmae", "A"],
+            &["session", "show"],
+            &["run", "--port", "x"],
+            &["log", "access", "--from", "today"],
+        ] {
             let error = Program::try_parse_from([&["diemcau"], wrong].concat()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong:?}");
         }

@@ -107,7 +107,7 @@ async fn state(handler: mpsc::Sender<Call>, request: Request) -> HttpResponse {
         Response::Status(status) => Json(status).into_response(),
         Response::Stats(stats) => Json(stats).into_response(),
         Response::Not { reason, .. } => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
-        Response::Session(_) | Response::Sessions { .. } | Response::Done => {
+        Response::Session(_) | Response::Sessions { .. } | Response::AccessLog(_) | Response::Done => {
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -7,6 +7,7 @@
 //! The server decides nothing. It hands each request with a place for its answer to one bounded queue, which the driver
 //! drains between its other inputs; a full queue makes callers wait, never the node.
 
+pub mod access;
 mod answer;
 mod disk;
 mod lock;
@@ -26,6 +27,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use self::access::{AccessFilter, AccessPage};
 
 pub use answer::{
     Clock, Counters, Disk, Fault, JournalLine, Latency, Own, PointStatus, Running, Session, SessionPoint, Shown, State,
@@ -74,10 +77,24 @@ pub enum Request {
         session: String,
     },
     /// Put a consistent copy of the archive into a folder that does not exist yet, so that a command can read beside
-    /// the running node. Answered by [`Response::Done`].
+    /// the running node. A copy outside the data folder is written into the access log first. Answered by
+    /// [`Response::Done`].
     Checkpoint {
         /// Absolute path of the folder to make.
         to: PathBuf,
+    },
+    /// Write into the access log that a command exports this session, before it does. Answered by [`Response::Done`] once
+    /// that is on the disk.
+    Exporting {
+        /// Its whole id.
+        session: String,
+    },
+    /// A page of the access log. Answered by [`Response::AccessLog`].
+    AccessLog {
+        /// Number of the first entry.
+        from: u64,
+        /// Which lines.
+        filter: AccessFilter,
     },
     /// What this room has been shown of the running or last session. Answered by [`Response::Stats`].
     Stats,
@@ -100,6 +117,8 @@ pub enum Response {
     },
     /// To [`Request::Stats`].
     Stats(Box<Stats>),
+    /// To [`Request::AccessLog`].
+    AccessLog(Box<AccessPage>),
     /// Done, and there is nothing to tell.
     Done,
     /// Not done.

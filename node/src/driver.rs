@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use codec::production;
+use store::access::{Deed, Door, What, Who};
 use store::id::{NodeId, SessionId};
 use store::journal::{Chain, LeftReason};
 use store::keys::SessionKey;
@@ -23,6 +24,7 @@ use store::roster::{Right, Roster};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::access;
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
@@ -138,6 +140,7 @@ struct Driver {
     media: Media,
     mesh: Mesh,
     vault: Vault,
+    access: access::Log,
     console: Console,
     inputs: mpsc::Sender<Input>,
     studio_events: mpsc::Sender<studio::Event>,
@@ -178,6 +181,9 @@ impl Driver {
 
         let archive = config.archive();
         let vault = tokio::task::block_in_place(|| Vault::open(&archive))?;
+        let system = |what| move |source| Error::System { what, source };
+        let access = access::Log::start(vault.archive().logbook(), identity.node.clone())
+            .map_err(system("a thread for the access log"))?;
         let media_config = media::Config {
             listen: SocketAddr::new(config.mesh.listen, config.media.port.number),
             give_way: !config.media.port.fixed,
@@ -186,7 +192,6 @@ impl Driver {
         };
         let (media, from_media) = Media::bind(&identity.node, media_config, Arc::new(vault.clone()))?;
         media.set_points(roster.points().iter().map(|point| point.node).collect());
-        let system = |what| move |source| Error::System { what, source };
         let media_port = media.local_addr().map_err(system("the media socket's address"))?.port();
         let settings = mesh::Settings {
             name: name.clone(),
@@ -248,6 +253,7 @@ impl Driver {
             media,
             mesh,
             vault,
+            access,
             console,
             inputs,
             studio_events,
@@ -307,7 +313,7 @@ impl Driver {
     /// Leaves politely: groups are closed and stored, neighbours hear a goodbye. An open session stays open; central
     /// resumes it when it runs again, a delegate joins again.
     async fn stop(self) {
-        let Driver { mut studio, media, mesh, vault, engine, dialled, .. } = self;
+        let Driver { mut studio, media, mesh, vault, access, engine, dialled, .. } = self;
         tracing::info!("this point stops");
         let current = engine.view(Instant::now()).session.map(|session| session.id);
         let closing = vault.clone();
@@ -318,6 +324,7 @@ impl Driver {
             drop(studio);
             // Ends go out when their groups are on the disk.
             closing.close();
+            access.close();
         });
         if closed.await.is_err() {
             tracing::error!("closing the last groups failed");
@@ -357,7 +364,15 @@ impl Driver {
                 self.replies.insert(ticket, reply);
                 self.tell(Input::Asked { from, ticket, message });
             }
-            Err(error) => tracing::warn!(point = self.name(from), %error, "a question cannot be read"),
+            Err(error) => {
+                self.access.refused(
+                    Who::Point { node: from },
+                    Deed::Ask,
+                    What::Door { door: Door::Mesh },
+                    &error.to_string(),
+                );
+                tracing::warn!(point = self.name(from), %error, "a question cannot be read");
+            }
         }
     }
 
@@ -394,6 +409,7 @@ impl Driver {
             }
             media::Event::Refused { node, why } => {
                 self.count("neighbours_refused");
+                self.access.refused(Who::Point { node }, Deed::Send, What::Door { door: Door::Media }, &why);
                 tracing::warn!(point = self.name(node), why, "a neighbour broke the rules and was cut off");
             }
         }

@@ -1,5 +1,6 @@
 //! One connection point of the citizen reception mesh: a brain (`engine`) in a body (`driver` and the shells).
 
+pub mod access;
 pub mod config;
 pub mod console;
 pub mod control;

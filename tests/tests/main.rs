@@ -1,5 +1,6 @@
 //! All tests of what is seen from outside, in one binary.
 
+mod access;
 mod archive;
 mod cli;
 mod session;

@@ -13,7 +13,8 @@ use node::control::{self, Fault, Request, Response, Session, State};
 use node::export::{self, Exported, Holding, Missing, Options, Progress};
 use node::identity::Identity;
 use serde::Serialize;
-use store::archive::{self, Archive};
+use store::access::{Access, Deed, What as To, Who};
+use store::archive::{self, Archive, Logbook};
 use store::id::SessionId;
 
 use super::args::{Data, Format};
@@ -135,6 +136,7 @@ fn export(args: &Export) -> Result<()> {
     let identity = Identity::load(&folder)?;
     let reading = open(&folder, &args.data)?;
     let id = find(&reading.archive, &args.session)?;
+    let reading = write_down(reading, id, &identity, &folder, &args.data)?;
     let mut meter = Meter::new();
     let exported =
         export::session(&reading.archive, &identity, &id, &args.to, &args.options(), &mut |now| meter.show(now));
@@ -158,7 +160,7 @@ fn export(args: &Export) -> Result<()> {
 /// An archive to read, and the copy it lies in when the node runs. The archive is closed before the copy goes.
 struct Reading {
     archive: Archive,
-    _copy: Option<Copied>,
+    copy: Option<Copied>,
 }
 
 /// The archive of this data folder, whether its node runs or not.
@@ -168,15 +170,36 @@ fn open(folder: &Path, data: &Data) -> Result<Reading> {
     match data.ask(&Request::Checkpoint { to: copy.0.clone() }) {
         Ok(Response::Done) => {
             let archive = Archive::open_read_only(&copy.0).map_err(control::session::Error::from)?;
-            Ok(Reading { archive, _copy: Some(copy) })
+            Ok(Reading { archive, copy: Some(copy) })
         }
         Ok(other) => bail!("the node answered something else: {other:?}"),
         Err(error) if matches!(error.downcast_ref(), Some(control::Error::NotRunning(_))) => {
             let archive = Archive::open_read_only(&config::archive(folder)).map_err(control::session::Error::from)?;
-            Ok(Reading { archive, _copy: None })
+            Ok(Reading { archive, copy: None })
         }
         Err(error) => Err(error),
     }
+}
+
+/// Writes into the access log that this session is exported, and gives the archive back to read. An export that cannot be
+/// written down is not made.
+fn write_down(reading: Reading, id: SessionId, identity: &Identity, folder: &Path, data: &Data) -> Result<Reading> {
+    if reading.copy.is_some() {
+        data.ask(&Request::Exporting { session: id.to_string() })?;
+        return Ok(reading);
+    }
+    // What is open for reading does not see what happens to the files meanwhile, so it is opened again afterwards.
+    drop(reading);
+    let refused = |error: archive::Error| {
+        let error = anyhow::Error::new(error);
+        let reason = "the export must stand in the access log before it is made, and cannot be written there";
+        Failure::new(Fault::Refused, format!("{reason}: {error:#}"))
+    };
+    let book = Logbook::open(&config::archive(folder)).map_err(refused)?;
+    let access = Access::done(Who::Local {}, Deed::Export, To::Session { session: id }, output::now_ms());
+    book.append(&identity.node, output::now_ms(), vec![access]).map_err(refused)?;
+    drop(book);
+    open(folder, data)
 }
 
 /// The same; `None` for a point that never ran and so has recorded nothing. A folder without a point is a mistake.

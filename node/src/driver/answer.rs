@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use store::access::{Deed, What, Who};
 use store::archive::Archive;
 use store::id::{NodeId, SessionId};
 use store::keys::{SessionKey, WrapContext};
@@ -50,10 +51,43 @@ impl Driver {
                     Err(error) => not(error.fault(), sentence(&error)),
                 });
             }
-            Request::Checkpoint { to } => self.read_archive(reply, move |archive| match archive.checkpoint(&to) {
-                Ok(()) => Response::Done,
-                Err(error) => not(Fault::Failed, sentence(&error)),
-            }),
+            Request::Checkpoint { to } => {
+                // One that stays inside is a command's view of what the running node has open, and goes with it.
+                let log = (!to.starts_with(&self.config.data)).then(|| self.access.clone());
+                self.read_archive(reply, move |archive| {
+                    if let Some(log) = log
+                        && let Err(error) = log.sure(Who::Local {}, Deed::Copy, What::Archive {})
+                    {
+                        return not(Fault::Refused, sentence(&error));
+                    }
+                    match archive.checkpoint(&to) {
+                        Ok(()) => Response::Done,
+                        Err(error) => not(Fault::Failed, sentence(&error)),
+                    }
+                });
+            }
+            Request::Exporting { session } => match session.parse::<SessionId>() {
+                Ok(session) => {
+                    let log = self.access.clone();
+                    self.read_archive(reply, move |_| {
+                        match log.sure(Who::Local {}, Deed::Export, What::Session { session }) {
+                            Ok(()) => Response::Done,
+                            Err(error) => not(Fault::Refused, sentence(&error)),
+                        }
+                    });
+                }
+                Err(error) => return Some((not(Fault::Missing, error.to_string()), reply)),
+            },
+            Request::AccessLog { from, filter } => {
+                let (me, roster) = (self.me, self.roster.clone());
+                self.read_archive(reply, move |archive| {
+                    let name = |node: &NodeId| roster.point(node).map(|point| point.name.clone());
+                    match control::access::read(&archive.logbook(), me, name, &filter, from) {
+                        Ok(page) => Response::AccessLog(Box::new(page)),
+                        Err(error) => not(Fault::Damaged, sentence(&error)),
+                    }
+                });
+            }
             Request::Stop => {
                 self.stopping = true;
                 return Some((Response::Done, reply));

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use store::access::{Deed, What, Who};
 use store::id::{GroupId, NodeId, SessionId, TrackId};
 use store::journal::Event;
 use store::keys::{SessionKey, Wrap, WrapContext};
@@ -142,6 +143,7 @@ impl Driver {
         };
         if head.state == State::Open {
             self.shown = None;
+            self.access.done(Who::Node {}, Deed::Open, What::Session { session: head.id });
         }
         let chairs = head.central == self.me;
         self.studio.open(head, key, chairs);
