@@ -9,3 +9,4 @@
 pub mod link;
 pub mod relay;
 pub mod rng;
+mod waiting;

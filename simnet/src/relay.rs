@@ -10,8 +10,7 @@
 //! limit in nanoseconds, whereas the timers of an async runtime tick in milliseconds. A packet is never early; it is
 //! as late as the machine is busy, on an idle one some 0.1 ms.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +23,7 @@ use rustix::net::sockopt;
 
 use crate::link::{self, Link, Tally, Verdict};
 use crate::rng;
+use crate::waiting::Waiting;
 
 /// What a datagram carries around its payload, IPv4 and UDP. A line's rate counts it, as a real line does.
 pub const HEADERS_LEN: usize = 28;
@@ -88,7 +88,7 @@ impl Relay {
             state: Mutex::new(State {
                 up: Way::new(up, rng::seed_of(seed, 0)),
                 down: Way::new(down, rng::seed_of(seed, 1)),
-                waiting: Waiting::default(),
+                waiting: Waiting::new(WAITING_BYTES_MAX),
             }),
             stop: AtomicBool::new(false),
         });
@@ -125,7 +125,7 @@ impl Relay {
 
     pub fn counters(&self) -> Counters {
         let state = self.shared.lock();
-        Counters { up: state.up.line(), down: state.down.line(), waiting: state.waiting.due.len() }
+        Counters { up: state.up.line(), down: state.down.line(), waiting: state.waiting.len() }
     }
 }
 
@@ -158,7 +158,7 @@ impl Shared {
 struct State {
     up: Way,
     down: Way,
-    waiting: Waiting,
+    waiting: Waiting<Packet>,
 }
 
 #[derive(Debug)]
@@ -178,54 +178,18 @@ impl Way {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Up,
     Down,
 }
 
-/// Packets on the way, in order of arrival and, at the same time, of acceptance.
-#[derive(Debug, Default)]
-struct Waiting {
-    due: BinaryHeap<Reverse<Packet>>,
-    bytes: usize,
-    count: u64,
-}
-
-/// The order of the fields is the order of delivery.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A packet on the way.
+#[derive(Debug)]
 struct Packet {
-    at: Duration,
-    number: u64,
     direction: Direction,
     client: SocketAddr,
     payload: Arc<[u8]>,
-}
-
-impl Waiting {
-    /// Keeps a packet until `at`; false if there is no room.
-    fn keep(&mut self, at: Duration, direction: Direction, client: SocketAddr, payload: Arc<[u8]>) -> bool {
-        if self.bytes + payload.len() > WAITING_BYTES_MAX {
-            return false;
-        }
-        self.bytes += payload.len();
-        self.count += 1;
-        self.due.push(Reverse(Packet { at, number: self.count, direction, client, payload }));
-        true
-    }
-
-    fn next(&self) -> Option<Duration> {
-        self.due.peek().map(|Reverse(packet)| packet.at)
-    }
-
-    fn take(&mut self, now: Duration) -> Option<Packet> {
-        if self.next()? > now {
-            return None;
-        }
-        let Reverse(packet) = self.due.pop()?;
-        self.bytes -= packet.payload.len();
-        Some(packet)
-    }
 }
 
 /// What the thread owns.
@@ -257,7 +221,7 @@ impl Body {
     fn deliver(&self) {
         let now = self.epoch.elapsed();
         let mut state = self.shared.lock();
-        while let Some(packet) = state.waiting.take(now) {
+        while let Some((_, packet)) = state.waiting.take(now) {
             let sent = match packet.direction {
                 Direction::Up => self.clients.get(&packet.client).map(|socket| socket.send(&packet.payload)),
                 Direction::Down => Some(self.front.send_to(&packet.payload, packet.client)),
@@ -342,7 +306,8 @@ impl Body {
         };
         let payload = Arc::<[u8]>::from(payload);
         for at in std::iter::once(at).chain(again) {
-            if !waiting.keep(at, direction, client, payload.clone()) {
+            let packet = Packet { direction, client, payload: payload.clone() };
+            if !waiting.keep(at, payload.len(), packet) {
                 way.refused.add(payload.len());
             }
         }

@@ -230,22 +230,6 @@ fn clients_beyond_the_limit_are_refused_and_disturb_nobody() {
 }
 
 #[test]
-fn what_waits_is_bounded_and_leaves_in_order_of_time() {
-    let mut waiting = Waiting::default();
-    let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-    let payload = Arc::<[u8]>::from(vec![0; 1 << 16]);
-    let fit = WAITING_BYTES_MAX >> 16;
-    for n in 0..fit {
-        assert!(waiting.keep(MS * (n % 7) as u32, Direction::Up, client, payload.clone()));
-    }
-    assert!(!waiting.keep(MS, Direction::Up, client, payload.clone()));
-    let left: Vec<_> = std::iter::from_fn(|| waiting.take(5 * MS)).map(|packet| (packet.at, packet.number)).collect();
-    assert!(left.is_sorted() && left.iter().all(|(at, _)| *at <= 5 * MS));
-    assert_eq!(waiting.due.len(), fit - left.len());
-    assert!(waiting.keep(MS, Direction::Up, client, payload));
-}
-
-#[test]
 fn a_dropped_relay_leaves_its_port() {
     let (_client, relay, _target) = ends(Config::default(), Config::default(), 1);
     let addr = relay.addr();
