@@ -80,6 +80,11 @@ pub enum Error {
         /// The library's word for it.
         code: i32,
     },
+    /// The library was built while nasm was missing, which its own build does not say.
+    #[error(
+        "the H.264 encoder was built without its assembly and is three times too slow: with nasm installed, run `cargo clean -p openh264-sys2` and build again"
+    )]
+    Slow,
     /// The library refused for a reason of its own.
     #[error("the H.264 library failed at {what} (code {code})")]
     Library {
@@ -111,6 +116,9 @@ impl Encoder {
         within("a height", config.height, SIDE_MIN..=SIDE_MAX)?;
         within("a frame rate", config.fps, FPS)?;
         within("a bitrate", config.bitrate, BITRATE)?;
+        if !openh264::is_fast() {
+            return Err(Error::Slow);
+        }
         Ok(Self { config, library: None, scaled: None })
     }
 

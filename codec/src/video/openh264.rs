@@ -16,6 +16,21 @@ use super::{Config, Error};
 use crate::picture::{Picture, SIDE_MAX};
 use crate::time::MediaTime;
 
+unsafe extern "C" {
+    /// From the library's inside, `codec/common/inc/cpu.h`: what of the processor its assembly uses. On x86 it is
+    /// itself in assembly, and without gives 0.
+    fn WelsCPUFeatureDetect(processors: *mut i32) -> u32;
+}
+
+/// Whether the library was built with the assembly it has for this processor. Without nasm its build leaves it out and
+/// says nothing; our build script stops then, but what was built meanwhile stays in the folder of builds.
+pub(super) fn is_fast() -> bool {
+    let mut processors = 0;
+    // SAFETY: the call writes one number, and is the library's own first step.
+    let features = unsafe { WelsCPUFeatureDetect(&raw mut processors) };
+    features != 0 || !cfg!(any(target_arch = "x86", target_arch = "x86_64"))
+}
+
 /// What came out of one picture.
 pub(super) struct Encoded {
     /// An IDR picture, parameter sets before it.
