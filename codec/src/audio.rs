@@ -8,6 +8,7 @@
 //! writes on a frame, so `Frame::at` is when the *decoded* packet was heard, and nobody after it has to know.
 
 pub(crate) mod resample;
+pub(crate) mod surround;
 
 mod timeline;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::resample::Resampler;
+pub use self::surround::Streams;
 use self::timeline::Timeline;
 use crate::frame::Frame;
 use crate::samples::{Samples, lasting};

@@ -118,6 +118,28 @@ pub fn open(spec: &Spec, name: &str, epoch: Instant) -> Result<Box<dyn Source>, 
     }
 }
 
+/// Opens a source to see whether it can be used; what it will not give, and why, is said here and not only to whoever
+/// misses it in a meeting.
+pub fn check(spec: &Spec) -> Result<Option<String>, Error> {
+    let mut source = open(spec, "", Instant::now())?;
+    // What a file lacks it says before anything else. A device that is not there yet may still come.
+    loop {
+        match source.next(Duration::ZERO)? {
+            Some(Event::Appeared(_)) => {}
+            Some(Event::Vanished(kind, why)) => return Ok(Some(lack(kind, &why))),
+            Some(Event::Picture(_) | Event::Samples(_) | Event::Ended) | None => return Ok(None),
+        }
+    }
+}
+
+/// What a source without this kind does not give, in words.
+pub fn lack(kind: Kind, why: &str) -> String {
+    match kind {
+        Kind::Picture => format!("no picture: {why}"),
+        Kind::Sound => format!("no sound: {why}"),
+    }
+}
+
 /// Sleeps until `due` after `epoch`, or until `patience` is used up. Whether it is time.
 fn wait(epoch: Instant, due: Duration, patience: Duration) -> bool {
     let left = due.saturating_sub(epoch.elapsed());

@@ -183,6 +183,24 @@ fn raw_pictures_and_raw_sound_play() {
     }
 }
 
+/// What is heard of a sound that one loudspeaker of a film with 5.1 channels has alone: the centre with a weight of
+/// 1, front 0.7071, back 0.5, by the sum of all; bass not at all.
+#[test]
+fn six_channels_become_one_in_which_speech_leads() {
+    let opus = ["-c:a", "libopus", "-b:a", "256k"];
+    for (name, codec) in [("raw.wav", &["-c:a", "pcm_s16le"][..]), ("film.mp4", &opus)] {
+        for (speaker, weight) in [("FC", 0.2929), ("FR", 0.2071), ("BL", 0.1464), ("LFE", 0.0)] {
+            let one = format!("pan=5.1|{speaker}=c0");
+            let (_folder, path) = made(name, &[&TEST_SOUND, &["-af", &one, "-ar", "48000"], codec]);
+            let played = play(&path, 0, Duration::from_millis(600));
+            assert!(played.samples.iter().all(|samples| samples.channels == 1));
+            // ffmpeg's tone is an eighth of full scale.
+            let (expected, heard) = (32_767.0 / 8.0 / 2_f64.sqrt() * weight, loudness(&joined(&played.samples)));
+            assert!((heard - expected).abs() < 40.0, "{speaker} of {name}: {heard}, not {expected}");
+        }
+    }
+}
+
 #[test]
 fn an_odd_size_loses_a_column_and_plays() {
     let (_folder, path) =
@@ -193,15 +211,27 @@ fn an_odd_size_loses_a_column_and_plays() {
 
 #[test]
 fn a_film_whose_sound_is_foreign_plays_without_it_and_says_why() {
-    let surround = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", "-ac", "6"];
-    let dolby = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "ac3"];
-    for (sound, named) in [(&surround[..], "more than two channels"), (&dolby[..], "Dolby AC-3")] {
-        let (_folder, path) = made("film.mp4", &[&TEST_PICTURE, &TEST_SOUND, sound]);
+    let h264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p"];
+    for (sound, named) in [
+        (&["-c:a", "aac", "-ac", "6"][..], "AAC with 6 channels"),
+        (&["-c:a", "aac", "-ac", "8"], "AAC with 8 channels"),
+        (&["-c:a", "aac", "-profile:a", "aac_main", "-ar", "44100"], "AAC of another profile than LC (number 1)"),
+        (&["-c:a", "ac3"], "Dolby AC-3"),
+        (&["-c:a", "libopus", "-ac", "2", "-mapping_family", "255"], "Opus of channel family 255"),
+    ] {
+        let (_folder, path) = made("film.mp4", &[&TEST_PICTURE, &TEST_SOUND, &h264, sound]);
         let played = play(&path, 5, SILENT);
         assert!(!played.pictures.is_empty() && played.samples.is_empty());
         assert_eq!(played.vanished.len(), 1);
         assert!(played.vanished[0].1.contains(named), "{:?}", played.vanished);
+        // Whoever only looks is told the same, and what to do.
+        let lack = capture::check(&Spec::File(path)).expect("it can be used");
+        let lack = lack.expect("it lacks sound");
+        assert!(lack.starts_with("no sound: ") && lack.contains(named) && lack.contains("ffmpeg"), "{lack}");
     }
+    let (_folder, path) = made("film.mp4", &[&TEST_PICTURE, &TEST_SOUND, &h264, &["-c:a", "aac"]]);
+    assert_eq!(capture::check(&Spec::File(path)).expect("it can be used"), None);
+    assert_eq!(capture::check(&Spec::Pattern).expect("it can be used"), None);
 }
 
 #[test]

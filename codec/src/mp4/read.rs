@@ -12,6 +12,7 @@ use mp4_atom as atom;
 use mp4_atom::{Atom, ReadFrom};
 
 use super::Error;
+use crate::audio::Streams;
 use crate::frame::Frame;
 use crate::time::MediaTime;
 use crate::video::annexb::{self, kind};
@@ -64,6 +65,8 @@ pub enum Sound {
     },
     /// Opus packets.
     Opus {
+        /// How more than two channels lie in them.
+        streams: Option<Streams>,
         /// The samples in order.
         samples: Vec<Sample>,
     },
@@ -73,7 +76,7 @@ impl Sound {
     /// The samples in order.
     pub fn samples(&self) -> &[Sample] {
         match self {
-            Self::Aac { samples, .. } | Self::Opus { samples } => samples,
+            Self::Aac { samples, .. } | Self::Opus { samples, .. } => samples,
         }
     }
 }
@@ -245,7 +248,21 @@ fn sound_of(moov: &atom::Moov, track: &atom::Trak, fragments: &[Fragment], lengt
     let Some(codec) = track.mdia.minf.stbl.stsd.codecs.first() else { return Ok(Track::Missing) };
     let samples = || samples(moov, track, fragments, length);
     let sound = match codec {
-        atom::Codec::Opus(_) => Sound::Opus { samples: samples()? },
+        atom::Codec::Opus(codec) => {
+            let streams = match &codec.dops.channel_mapping {
+                // A single stream has one or two channels, and needs no map.
+                Some(mapping) if mapping.family == 1 && mapping.stream_count > 1 => Some(Streams {
+                    count: mapping.stream_count,
+                    coupled: mapping.coupled_count,
+                    mapping: mapping.channel_mapping.clone(),
+                }),
+                Some(mapping) if mapping.family > 1 => {
+                    return Ok(Track::Foreign(format!("Opus of channel family {}", mapping.family)));
+                }
+                _ => None,
+            };
+            Sound::Opus { streams, samples: samples()? }
+        }
         atom::Codec::Mp4a(codec) => {
             let config = &codec.esds.es_desc.dec_config;
             match (config.object_type_indication, &config.dec_specific) {

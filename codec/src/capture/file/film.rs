@@ -1,4 +1,4 @@
-//! MP4 films: H.264 decoded by our own decoder, AAC by symphonia, Opus by our own.
+//! MP4 films: H.264 decoded by our own decoder, AAC by symphonia, which knows one and two channels, Opus by our own.
 //!
 //! Picture and sound each read the file through a reader of their own, as they are rarely at the same place in it. A
 //! frame that cannot be decoded is passed over, as a player would; a film of which nothing can be decoded is damaged.
@@ -15,6 +15,7 @@ use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration as Ticks, Timestamp};
 
 use super::{Fault, Kind, Media, Parts};
+use crate::audio::surround;
 use crate::mp4::{self, Reader, Sample, Sound, Track};
 use crate::picture::Picture;
 use crate::samples::Samples;
@@ -61,10 +62,11 @@ pub(super) fn parts(path: &Path) -> Result<Parts, Fault> {
         },
     };
     let advice = "only H.264 with AAC (LC, mono or stereo) or Opus can be played";
+    let convert = "convert it, for example with `ffmpeg -i IN -c:v copy -c:a aac -ac 2 OUT.mp4`";
     match (no_picture, no_sound) {
         (Some(why), _) => Err(Fault::Foreign(format!("{why}, {advice}"))),
         (None, Some(why)) if parts.pictures.is_some() => {
-            parts.without = Some((Kind::Sound, format!("{why}, {advice}")));
+            parts.without = Some((Kind::Sound, format!("{why}, {advice}: {convert}")));
             Ok(parts)
         }
         (None, Some(why)) => Err(Fault::Foreign(format!("{why}, {advice}"))),
@@ -197,6 +199,7 @@ struct Sounds {
 enum Decoder {
     Aac { config: Vec<u8>, decoder: Box<dyn AudioDecoder> },
     Opus(audio::Decoder),
+    Surround(surround::Decoder),
 }
 
 impl Sounds {
@@ -204,7 +207,10 @@ impl Sounds {
         let Track::Found(sound) = &input.sound else { return Err(Fault::Damaged("its sound is gone".into())) };
         let decoder = match sound {
             Sound::Aac { config, .. } => Decoder::Aac { config: config.clone(), decoder: aac(config)? },
-            Sound::Opus { .. } => Decoder::Opus(opus()?),
+            Sound::Opus { streams: None, .. } => Decoder::Opus(opus()?),
+            Sound::Opus { streams: Some(streams), .. } => {
+                Decoder::Surround(surround::Decoder::new(streams).map_err(refused)?)
+            }
         };
         let samples = sound.samples().to_vec();
         Ok(Self { input, samples, decoder, next: 0, decoded: 0 })
@@ -236,6 +242,7 @@ impl Media<Samples> for Sounds {
         self.decoder = match &self.decoder {
             Decoder::Aac { config, .. } => Decoder::Aac { config: config.clone(), decoder: aac(config)? },
             Decoder::Opus(_) => Decoder::Opus(opus()?),
+            Decoder::Surround(decoder) => Decoder::Surround(decoder.again().map_err(refused)?),
         };
         self.next = 0;
         self.decoded = 0;
@@ -260,6 +267,7 @@ impl Decoder {
     fn decode(&mut self, packet: &[u8]) -> Option<Samples> {
         match self {
             Self::Opus(decoder) => decoder.decode(MediaTime::ZERO, packet).ok(),
+            Self::Surround(decoder) => decoder.decode(MediaTime::ZERO, packet).ok(),
             Self::Aac { decoder, .. } => {
                 let packet = Packet::new(0, Timestamp::new(0), Ticks::from(0_u64), packet);
                 interleaved(&decoder.decode(&packet).ok()?)
@@ -279,11 +287,28 @@ fn aac(config: &[u8]) -> Result<Box<dyn AudioDecoder>, Fault> {
     let mut parameters = AudioCodecParameters::new();
     parameters.for_codec(CODEC_ID_AAC).with_extra_data(config.into());
     let decoder = symphonia::default::get_codecs().make_audio_decoder(&parameters, &AudioDecoderOptions::default());
-    decoder.map_err(|_| {
-        Fault::Foreign("its sound is AAC with more than two channels or of another profile than LC".into())
-    })
+    decoder.map_err(|_| Fault::Foreign(format!("its sound is AAC {}", beyond_aac(config))))
+}
+
+/// What of an AAC stream is beyond the decoder, from its `AudioSpecificConfig` (ISO/IEC 14496-3 1.6.2.1).
+fn beyond_aac(config: &[u8]) -> String {
+    let bits =
+        config.iter().take(2).fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte)) << (16 - 8 * config.len().min(2));
+    let (kind, rate, channels) = (bits >> 11, bits >> 7 & 0xf, bits >> 3 & 0xf);
+    match (kind, rate, channels) {
+        (2, 0..=12, 3..=6) => format!("with {channels} channels"),
+        (2, 0..=12, 7) => "with 8 channels".into(),
+        (2, 0..=12, 0 | 8..) => "with channels of an order of its own".into(),
+        (2, ..) => "of an unusual form".into(),
+        (5 | 29, ..) => "of the high-efficiency profile (HE-AAC)".into(),
+        _ => format!("of another profile than LC (number {kind})"),
+    }
 }
 
 fn opus() -> Result<audio::Decoder, Fault> {
-    audio::Decoder::new().map_err(|error| Fault::Damaged(error.to_string()))
+    audio::Decoder::new().map_err(refused)
+}
+
+fn refused(error: audio::Error) -> Fault {
+    Fault::Damaged(error.to_string())
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 
 use super::{Fault, Media};
+use crate::audio::surround::Downmix;
 use crate::samples::{Samples, lasting};
 use crate::time::MediaTime;
 
@@ -16,6 +17,8 @@ const CHUNKS_MAX: usize = 1_000;
 pub(super) struct Sounds {
     input: BufReader<fs::File>,
     format: Format,
+    /// For more than two channels.
+    downmix: Option<Downmix>,
     /// Where the sound begins, and its bytes as the file says.
     start: u64,
     length: u64,
@@ -44,7 +47,8 @@ impl Sounds {
                     let start = input.stream_position()?;
                     // A writer that did not know the length says zero or all ones.
                     let length = if size == 0 || size == u32::MAX { u64::MAX } else { u64::from(size) };
-                    return Ok(Self { input, format, start, length, given: 0 });
+                    let downmix = (format.channels > 2).then(|| Downmix::wave(format.channels, format.speakers));
+                    return Ok(Self { input, format, downmix, start, length, given: 0 });
                 }
                 _ => skip(&mut input, i64::from(size) + i64::from(size % 2))?,
             }
@@ -74,8 +78,13 @@ impl Media<Samples> for Sounds {
             return Ok(None);
         }
         let at = MediaTime::ZERO.saturating_add(lasting(self.given, self.format.rate));
-        let pcm = raw.chunks_exact(self.format.width.bytes()).map(|value| self.format.width.sample(value)).collect();
-        let samples = Samples { rate: self.format.rate, channels: self.format.channels, pcm, at };
+        let values = raw.chunks_exact(self.format.width.bytes());
+        let pcm: Vec<i16> = values.map(|value| self.format.width.sample(value)).collect();
+        let (channels, pcm) = match &self.downmix {
+            Some(downmix) => (1, downmix.mix(&pcm)),
+            None => (self.format.channels, pcm),
+        };
+        let samples = Samples { rate: self.format.rate, channels, pcm, at };
         self.given += samples.len() as u64;
         let end = MediaTime::ZERO.saturating_add(lasting(self.given, self.format.rate));
         Ok(Some((samples, end)))
@@ -92,6 +101,8 @@ impl Media<Samples> for Sounds {
 struct Format {
     rate: u32,
     channels: u16,
+    /// One bit for each loudspeaker, if the file says so.
+    speakers: Option<u32>,
     width: Width,
 }
 
@@ -136,8 +147,11 @@ impl Format {
         let channels = short(2).ok_or_else(cut)?;
         let rate = u32::from(short(4).ok_or_else(cut)?) | u32::from(short(6).ok_or_else(cut)?) << 16;
         let bits = short(14).ok_or_else(cut)?;
+        let mut speakers = None;
         if kind == 0xfffe {
-            // Extensible: the kind proper begins the identifier at 24.
+            // Extensible: the loudspeakers stand at 20, and the kind proper begins the identifier at 24.
+            let [low, high] = [short(20).ok_or_else(cut)?, short(22).ok_or_else(cut)?];
+            speakers = Some(u32::from(low) | u32::from(high) << 16);
             kind = short(24).ok_or_else(cut)?;
         }
         let width = match (kind, bits) {
@@ -155,7 +169,7 @@ impl Format {
             let found = format!("its sound has {channels} channels at {rate} Hz, use 1 to 8 at 8000 to 192000 Hz");
             return Err(Fault::Foreign(found));
         }
-        Ok(Self { rate, channels, width })
+        Ok(Self { rate, channels, speakers, width })
     }
 }
 
@@ -176,7 +190,7 @@ mod tests {
     #[test]
     fn plain_formats_are_understood_and_others_named() {
         let good = Format::parse(&format(1, 2, 44_100, 16)).expect("good");
-        assert_eq!(good, Format { rate: 44_100, channels: 2, width: Width::Signed16 });
+        assert_eq!(good, Format { rate: 44_100, channels: 2, speakers: None, width: Width::Signed16 });
         for (kind, channels, rate, bits) in
             [(2, 1, 8_000, 4), (1, 0, 8_000, 16), (1, 1, 7, 16), (1, 9, 48_000, 16), (3, 1, 48_000, 64)]
         {
