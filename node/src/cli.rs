@@ -11,18 +11,23 @@ mod exit;
 mod init;
 mod log;
 mod output;
+mod parent;
 mod run;
 mod session;
 mod status;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser;
 
 /// A connection point of the citizen reception mesh
 #[derive(Debug, Parser)]
 #[command(name = "diemcau", version, arg_required_else_help = true)]
 struct Program {
+    /// Process that started this one and must not be outlived
+    #[arg(long, hide = true, value_name = "PID")]
+    parent: Option<i32>,
     #[command(subcommand)]
     command: Command,
 }
@@ -43,7 +48,14 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     // clap itself ends the process with 2 when the command line is wrong, and with 0 after `--help`.
     let program = Program::parse();
-    let done = match program.command {
+    match program.parent.map_or(Ok(()), parent::end_with).and_then(|()| run(program.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::report(&error),
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Demo(args) => demo::main(args),
         Command::Init(args) => init::main(args),
         Command::Run(args) => run::main(args),
@@ -52,10 +64,6 @@ pub(crate) fn main() -> ExitCode {
         Command::Archive(args) => archive::main(args),
         Command::Log(args) => log::main(args),
         Command::Bench(args) => bench::main(args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output::report(&error),
     }
 }
 

@@ -231,6 +231,13 @@ impl Running {
         self.printed(STDERR)
     }
 
+    /// The processes it has started that live.
+    pub fn children(&self) -> Vec<u32> {
+        let processes = fs::read_dir("/proc").expect("Linux tells of its processes");
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| parent(*pid) == Some(self.pid())).collect()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.status().is_none()
     }
@@ -325,6 +332,21 @@ impl std::fmt::Display for Finished {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}\nended: {}", shown(&self.line, &self.stdout, &self.stderr), self.status)
     }
+}
+
+/// Whether a process is there and not merely waiting to be asked how it ended.
+pub fn lives(pid: u32) -> bool {
+    parent(pid).is_some()
+}
+
+/// Who started a process that lives, from `/proc/PID/stat` (proc(5), fields 3 and 4).
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, spaces too.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    let lives = fields.next()? != "Z";
+    fields.next()?.parse().ok().filter(|_| lives)
 }
 
 /// The end of what a program printed, for the eyes of whoever looks into a failure.

@@ -9,7 +9,7 @@ use node::control::{Session, State, Status};
 use serde_json::{Value, json};
 use tests::film;
 use tests::office::{Office, Point, SOON, alone, init, write_roster};
-use tests::program::{Call, Finished, Folder, until};
+use tests::program::{Call, Finished, Folder, Running, Signal, lives, until};
 
 /// Runs a command line (its arguments have no spaces) on a data folder; it must end with this code, and unless that is 0
 /// say on stderr why, in one sentence, and nothing on stdout.
@@ -75,6 +75,38 @@ fn wrong_usage_ends_with_2() {
     init(&data, "Xã Kim Thành");
     fs::write(data.join("config.toml"), "[mesh]\nprot = 7400\n").expect("room for settings");
     refused(&data, "run", 2, &["mesh.prot", "mesh.port"]);
+}
+
+#[test]
+fn a_demo_does_not_mix_with_what_is_in_a_folder_and_ends_with_5() {
+    let folder = Folder::new();
+    fs::write(folder.join("letter.txt"), "Kính gửi").expect("room for a letter");
+    refused(folder.path(), "demo --points 2", 5, &["is not empty", "--data"]);
+    let left: Vec<_> =
+        fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("read").file_name()).collect();
+    assert_eq!(left, ["letter.txt"]);
+}
+
+#[test]
+fn what_a_command_started_dies_with_it_however_it_dies() {
+    let _machine = alone();
+    let folder = Folder::new();
+    let check = |call: Call, begun: &dyn Fn(&Running) -> bool| {
+        let mut running = call.start();
+        let children = until("it has started others", SOON, || {
+            assert!(running.is_running(), "{}", running.stderr());
+            begun(&running).then(|| running.children())
+        });
+        assert!(!children.is_empty());
+        running.signal(Signal::KILL);
+        until("they are gone", SOON, || (!children.iter().any(|child| lives(*child))).then_some(()));
+    };
+    let nodes = ["1-central", "2-delegate"].map(|name| folder.join(name).join("control.sock"));
+    check(Call::new(["demo", "--points", "2", "--seconds", "60"]).data(folder.path()), &|demo| {
+        nodes.iter().all(|node| node.exists()) && demo.children().len() == 2
+    });
+    let bench = Call::new(["bench", "fanout", "--subscribers", "1", "--seconds", "60", "--rounds", "1"]);
+    check(bench, &|bench| !bench.children().is_empty());
 }
 
 #[test]

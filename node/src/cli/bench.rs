@@ -1,7 +1,7 @@
 //! `diemcau bench`: what the program costs, beside the least it could cost.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use node::media::bench::{self, Received};
 use serde::Serialize;
 
 use super::args::Format;
-use super::output;
+use super::{output, parent};
 
 /// Measure what the program costs on this machine
 #[derive(Debug, clap::Args)]
@@ -97,22 +97,17 @@ pub(crate) fn main(args: Args) -> Result<()> {
             }
             Ok(output::print(&output::table(&HEADER, &rows.iter().flat_map(lines).collect::<Vec<_>>()))?)
         }
-        What::Forward(peer) => runtime.block_on(until_orphaned(bench::forward(peer.subscribers, say_port))),
-        What::Bare(peer) => runtime.block_on(until_orphaned(bench::bare(peer.subscribers, say_port))),
+        What::Forward(peer) => worked(runtime.block_on(bench::forward(peer.subscribers, say_port))),
+        What::Bare(peer) => worked(runtime.block_on(bench::bare(peer.subscribers, say_port))),
     }
+}
+
+fn worked(done: Result<(), String>) -> Result<()> {
+    done.map_err(|why| anyhow!(why))
 }
 
 fn say_port(port: u16) {
     println!("{port}");
-}
-
-/// Works until the parent closes our input, by dying if need be.
-async fn until_orphaned(work: impl Future<Output = Result<(), String>>) -> Result<()> {
-    let orphaned = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    tokio::select! {
-        done = work => done.map_err(|why| anyhow!(why)),
-        _ = orphaned => std::process::exit(0),
-    }
 }
 
 async fn measure(subscribers: u16, args: &Fanout) -> Result<Row> {
@@ -188,9 +183,8 @@ struct Process(Child);
 impl Process {
     /// Starts it and learns its port.
     fn start(program: &str, subscribers: u16) -> Result<(Self, u16)> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["bench", program, "--subscribers", &subscribers.to_string()])
-            .stdin(Stdio::piped())
+        let mut child = parent::child(["bench", program, "--subscribers", &subscribers.to_string()])?
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .context("the forwarding process cannot be started")?;

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use codec::capture::Spec;
-use node::control::{Request, Response};
+use node::control::{Fault, Request, Response};
 
 use super::args::Format;
+use super::exit::Failure;
 use super::output;
 use mesh::Mesh;
 use report::Report;
@@ -99,7 +100,8 @@ fn folder(given: Option<&Path>) -> Result<PathBuf> {
     std::fs::create_dir_all(&folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
     let mut inside = std::fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))?;
     if inside.next().is_some() {
-        bail!("{} is not empty: give the demo a folder of its own with --data", folder.display());
+        let reason = format!("{} is not empty: give the demo a folder of its own with --data", folder.display());
+        return Err(Failure::new(Fault::Refused, reason).into());
     }
     Ok(folder)
 }

@@ -6,12 +6,6 @@ fn shell(script: &str) -> Call {
     Call::of("/bin/sh", ["-c", script])
 }
 
-/// Whether a process is there and not merely waiting to be asked how it ended.
-fn lives(pid: &str) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-    stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
-}
-
 /// What a process says first.
 fn first_line(running: &Running) -> String {
     until("it has spoken", LIMIT, || running.stdout().split_once('\n').map(|(line, _)| line.to_owned()))
@@ -47,10 +41,11 @@ fn our_settings_in_the_environment_stay_outside() {
 #[test]
 fn what_a_process_started_goes_with_it() {
     let running = shell("sleep 1000 & echo $!; wait").start();
-    let child = first_line(&running);
-    assert!(lives(&child));
+    let child = first_line(&running).parse().expect("a process id");
+    assert!(lives(child));
+    assert_eq!(running.children(), [child]);
     drop(running);
-    until("the child is gone", LIMIT, || (!lives(&child)).then_some(()));
+    until("the child is gone", LIMIT, || (!lives(child)).then_some(()));
 }
 
 #[test]
@@ -87,11 +82,11 @@ fn processes_die_with_a_test_that_is_killed() {
     let pid = until("the victim has a child", LIMIT, || {
         let printed = victim.stdout();
         let (_, rest) = printed.split_once("pid ")?;
-        rest.split_once('\n').map(|(pid, _)| pid.to_owned())
+        rest.split_once('\n').and_then(|(pid, _)| pid.parse().ok())
     });
-    assert!(lives(&pid));
+    assert!(lives(pid));
     victim.kill();
-    until("the child is gone", LIMIT, || (!lives(&pid)).then_some(()));
+    until("the child is gone", LIMIT, || (!lives(pid)).then_some(()));
 }
 
 #[test]

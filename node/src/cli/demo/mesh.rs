@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use codec::capture::Spec;
 use node::control::{self, Request, Response, Status};
 use tokio::runtime::Runtime;
+
+use crate::cli::parent;
 
 /// Names of the points, as communes of Nghệ An and Hải Phòng might be called.
 const NAMES: [&str; 10] = [
@@ -210,8 +212,7 @@ fn log(data: &Path) -> PathBuf {
 
 /// Runs a command of this program to its end and reads the JSON it prints.
 pub(super) fn run(data: &Path, args: &[&str]) -> Result<serde_json::Value> {
-    let mut command = Command::new(std::env::current_exe()?);
-    let done = command.args(args).arg("--data").arg(data).stderr(Stdio::inherit()).output()?;
+    let done = parent::child(args)?.arg("--data").arg(data).stderr(Stdio::inherit()).output()?;
     if !done.status.success() {
         bail!("`diemcau {}` failed ({})", args.join(" "), done.status);
     }
@@ -221,8 +222,8 @@ pub(super) fn run(data: &Path, args: &[&str]) -> Result<serde_json::Value> {
 /// Starts a node on loopback alone, with ports of the system's choice, so that demos and offices do not meet.
 fn spawn(data: &Path, source: &Spec, peer: Option<&str>) -> Result<Child> {
     let log = File::create(log(data))?;
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--listen", "127.0.0.1", "--port", "0", "--media-port", "0", "--console-port", "0"]);
+    let ports = ["--port", "0", "--media-port", "0", "--console-port", "0"];
+    let mut command = parent::child(["run", "--listen", "127.0.0.1"].into_iter().chain(ports))?;
     command.args(["--mdns", "false", "--source", &source.to_string()]).arg("--data").arg(data);
     if let Some(peer) = peer {
         command.args(["--peer", peer]);
