@@ -135,6 +135,8 @@ struct Driver {
     me: NodeId,
     roster: Roster,
     started_ms: u64,
+    /// What the source did not give when the node started.
+    source_lacks: Option<String>,
     engine: Engine,
     studio: Studio,
     media: Media,
@@ -177,7 +179,10 @@ impl Driver {
         }
         let name = own.name.clone();
         // A source that cannot be used is said now, to whoever starts the program, and not in the middle of a session.
-        drop(codec::capture::open(&config.room.source, &name, epoch)?);
+        let source_lacks = codec::capture::check(&config.room.source)?;
+        if let Some(lack) = &source_lacks {
+            tracing::warn!("the source {} gives {lack}", config.room.source);
+        }
 
         let archive = config.archive();
         let vault = tokio::task::block_in_place(|| Vault::open(&archive))?;
@@ -248,6 +253,7 @@ impl Driver {
             me,
             roster,
             started_ms: unix_ms(),
+            source_lacks,
             engine,
             studio,
             media,

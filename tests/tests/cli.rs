@@ -204,6 +204,27 @@ fn a_point_alone_is_told_of_running_and_stopped_and_its_folder_has_one_node() {
 }
 
 #[test]
+fn a_film_whose_sound_cannot_be_played_is_used_and_everybody_is_told() {
+    let folder = Folder::new();
+    let film = folder.join("film.mp4");
+    let picture = ["-f", "lavfi", "-i", "testsrc2=size=320x180:rate=10", "-f", "lavfi", "-i", "sine", "-t", "1"];
+    let six = ["-pix_fmt", "yuv420p", "-c:v", "libx264", "-c:a", "aac", "-ac", "6"];
+    film::make(&[&picture[..], &six, &[film.to_str().expect("a plain name")]].concat());
+    let mut point = Point::on(folder.join("point"), "Xã Kim Thành");
+    init(&point.data, &point.name);
+    let source = format!("file:{}", film.display());
+    let running = point.run(&["--port", "0", "--source", &source]).own;
+    let lack = running.source_lacks.expect("sound is missing");
+    assert!(lack.starts_with("no sound: its sound is AAC with 6 channels"), "{lack}");
+    let sentence = format!("source {source} gives {lack}");
+    let warnings: Vec<_> = point.log().lines().filter(|line| line.contains(&sentence)).map(str::to_owned).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("WARN"), "{}", point.log());
+    let told = Call::new(["status"]).data(&point.data).run().succeeded().stdout;
+    assert!(told.lines().any(|line| line == sentence), "{told}");
+    point.stop();
+}
+
+#[test]
 fn names_in_json_are_those_that_scripts_know() {
     let _machine = alone();
     let mut office = Office::new(&["Trung tâm", "Xã Kim Thành", "Phường Sa Đéc"]);

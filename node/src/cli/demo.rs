@@ -10,7 +10,7 @@ mod mesh;
 mod report;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use codec::capture::Spec;
@@ -55,7 +55,8 @@ pub(crate) struct Args {
 pub(crate) fn main(args: Args) -> Result<()> {
     let folder = folder(args.data.as_deref())?;
     // A source that cannot be read is said before anything is started.
-    drop(codec::capture::open(&args.source, "demo", Instant::now())?);
+    let lack = codec::capture::check(&args.source)?.map(|lack| format!("The source {} gives {lack}", args.source));
+    lack.iter().for_each(|lack| tell(lack));
     tell(&format!("Setting up {} points in {}", args.points, folder.display()));
     let mut mesh = Mesh::start(&folder, args.points, &args.source)?;
     for point in mesh.points() {
@@ -79,7 +80,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
     if args.format.json {
         output::json(&report)?;
     } else {
-        output::print(&report.describe(&folder))?;
+        output::print(&report.describe(&folder, lack.as_deref()))?;
     }
     if args.keep {
         tell("The nodes go on running; press Ctrl-C to end them");

@@ -64,6 +64,7 @@ fn stopped(data: &Path) -> Result<Status> {
             console: None,
             started: None,
             source: String::new(),
+            source_lacks: None,
         },
         points,
         session: None,
@@ -86,6 +87,9 @@ fn describe(status: &Status) -> String {
     } else {
         format!("{} is stopped\n", own.name)
     };
+    if let Some(lack) = &own.source_lacks {
+        text.push_str(&format!("source {} gives {lack}\n", own.source));
+    }
     match &status.session {
         Some(session) => text.push_str(&format!(
             "session {} \"{}\" since {}, central {}, here: {}\n",

@@ -62,6 +62,8 @@ pub struct Own {
     pub started: Option<u64>,
     /// Where pictures and sound come from, as in the configuration.
     pub source: String,
+    /// Which of the two does not come from there, and why.
+    pub source_lacks: Option<String>,
 }
 
 /// One point of the roster as seen from here.
@@ -249,6 +251,7 @@ mod tests {
                 console: Some("http://127.0.0.1:8080/".into()),
                 started: Some(1),
                 source: "pattern".into(),
+                source_lacks: None,
             },
             points: vec![PointStatus {
                 name: "UBND xã Kim Thành".into(),
@@ -268,7 +271,7 @@ mod tests {
         let expected = concat!(
             r#"{"self":{"name":"UBND xã Kim Thành","level":"commune","node":"ab","running":true,"version":"0.1.0","#,
             r#""addresses":["192.168.1.5:7400"],"mesh_port":7400,"media_port":7500,"console":"http://127.0.0.1:8080/","#,
-            r#""started":1,"source":"pattern"},"points":[{"name":"UBND xã Kim Thành","level":"commune","node":"ab","#,
+            r#""started":1,"source":"pattern","source_lacks":null},"points":[{"name":"UBND xã Kim Thành","level":"commune","node":"ab","#,
             r#""online":true,"last_seen":2,"addresses":[],"rtt_ms":null}],"session":null,"#,
             r#""disk":{"free":0,"total":0,"groups":0,"bytes":0},"#,
             r#""clock":{"against":null,"offset_ms":null,"error_ms":null},"counters":{"pictures_captured":3}}"#,

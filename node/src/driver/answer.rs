@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use codec::capture::{self, Kind};
 use store::access::{Deed, What, Who};
 use store::archive::Archive;
 use store::id::{NodeId, SessionId};
@@ -196,6 +197,7 @@ impl Driver {
                 console: Some(self.console.url()),
                 started: Some(self.started_ms),
                 source: self.config.room.source.to_string(),
+                source_lacks: self.source_lacks(),
             },
             points: points.collect(),
             session: view.session.map(|session| control::Running {
@@ -210,6 +212,13 @@ impl Driver {
             clock,
             counters: self.counted(),
         }
+    }
+
+    /// What the source does not give: now while the room publishes, else when the node started.
+    fn source_lacks(&self) -> Option<String> {
+        let Some(made) = self.studio.produced() else { return self.source_lacks.clone() };
+        let kinds = [(Kind::Picture, made.no_picture), (Kind::Sound, made.no_sound)];
+        kinds.into_iter().find_map(|(kind, why)| why.map(|why| capture::lack(kind, &why)))
     }
 
     fn disk(&self) -> Disk {

@@ -116,8 +116,8 @@ impl Report {
         })
     }
 
-    /// For people.
-    pub(super) fn describe(&self, folder: &Path) -> String {
+    /// For people. `lack` says what the source did not give.
+    pub(super) fn describe(&self, folder: &Path, lack: Option<&str>) -> String {
         let head = ["at", "sees and hears", "pictures", "missing", "sound", "missing", "late p50", "p95", "max ms"];
         let mut rows = Vec::new();
         for point in &self.points {
@@ -137,6 +137,9 @@ impl Report {
             }
         }
         let mut text = output::table(&head, &rows);
+        if let Some(lack) = lack {
+            text.push_str(&format!("{lack}\n"));
+        }
         text.push_str(&format!(
             "\nSession {}: {:.1} s, {} groups, {}, {} gaps, sealed at {} and whole at {}.\n\nFilms:\n",
             self.session.id,
@@ -153,5 +156,25 @@ impl Report {
         text.push_str(&format!("  {:<22} {}\n", "all, side by side", self.gallery.display()));
         text.push_str(&format!("\nData folders of the points: {}\n", folder.display()));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_source_does_not_give_is_said_under_the_table() {
+        let report = Report {
+            points: Vec::new(),
+            session: SessionReport { id: "01".into(), seconds: 4.0 },
+            recording: Recording { groups: 4, bytes: 1_000, gaps: 0 },
+            exports: Vec::new(),
+            gallery: "g.mp4".into(),
+        };
+        let lack = "The source file:a.mp4 gives no sound: its sound is AAC with 6 channels";
+        let told = report.describe(Path::new("/d"), Some(lack));
+        assert!(told.lines().nth(1) == Some(lack), "{told}");
+        assert!(!serde_json::to_string(&report).unwrap().contains("lack"), "the names in JSON are a promise");
     }
 }
