@@ -222,6 +222,32 @@ fn a_slow_line_gets_the_low_layer_for_four_groups_and_then_the_picture_again() {
 }
 
 #[test]
+fn a_longer_route_gets_its_pictures_again_once_the_old_round_trip_is_forgotten() {
+    let mut shell = Shell::new();
+    shell.up(1, FAST);
+    let (main, audio) = (track(1, TrackKind::Main), track(1, TrackKind::Audio));
+    shell.subscribe(1, main, 4);
+    shell.subscribe(1, audio, 6);
+    let mut got = Vec::new();
+    for seq in 0..24 {
+        let (picture, sound) = (100 + seq * 2, 101 + seq * 2);
+        shell.open(picture, main, seq);
+        shell.open(sound, audio, seq);
+        // From 40 to 160 ms after the third group: nothing queues, the way is longer.
+        for half in [Fate::Open, Fate::Whole] {
+            shell.grow(picture, if half == Fate::Whole { 2000 } else { 1000 }, half);
+            shell.grow(sound, if half == Fate::Whole { 200 } else { 100 }, half);
+            (0..20).for_each(|_| shell.sample(1, if seq < 3 { 40 } else { 160 }));
+        }
+        assert_eq!(shell.ended.get(&(1, sound)), Some(&"whole"), "sound goes on whatever is believed of the line");
+        got.push(shell.ended.get(&(1, picture)) == Some(&"whole"));
+    }
+    assert!(got[..3].iter().all(|whole| *whole) && !got[4], "the longer way is taken for a queue at first: {got:?}");
+    // The least round trip of 20 s, then four groups in the low layer.
+    assert!(got[18..].iter().all(|whole| *whole), "20 s later it is known: {got:?}");
+}
+
+#[test]
 fn a_queue_inside_a_group_takes_the_picture_back_but_never_the_sound() {
     let mut shell = Shell::new();
     shell.up(1, FAST);

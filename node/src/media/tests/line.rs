@@ -60,14 +60,35 @@ impl Pair {
     }
 
     fn sheds(&mut self) -> BTreeSet<u64> {
-        let mut sheds = BTreeSet::new();
+        self.told().0
+    }
+
+    /// What central was told since it was asked last: pictures' groups that were given up, and how long each question
+    /// on the control stream waited for its answer.
+    fn told(&mut self) -> (BTreeSet<u64>, Vec<Duration>) {
+        let (mut sheds, mut answered) = (BTreeSet::new(), Vec::new());
         while let Ok(event) = self.central.events.try_recv() {
-            if let Event::Shed { track, seq, .. } = event {
-                assert_ne!(track.kind(), TrackKind::Audio, "sound is never given up");
-                sheds.insert(seq);
+            match event {
+                Event::Shed { track, seq, .. } => {
+                    assert_ne!(track.kind(), TrackKind::Audio, "sound is never given up");
+                    sheds.insert(seq);
+                }
+                Event::Clock { sent, received, .. } => answered.push(Duration::from_micros(received - sent)),
+                _ => {}
             }
         }
-        sheds
+        (sheds, answered)
+    }
+
+    /// Talks for some time; all sound must arrive. How late it was, sorted.
+    async fn all_sound_of(&self, time: Duration) -> Vec<Duration> {
+        let published = self.talk(0, Offer::picture(1_000_000, 4, time)).await;
+        self.sound_is_whole(0..time.as_secs() / 2).await;
+        let late = self.heard.lock().expect("no panic").late(&published, TrackKind::Audio);
+        assert_eq!(late.len() as u64, 50 * time.as_secs(), "every sound packet arrived");
+        let [p50, p95, p99, max] = [50, 95, 99, 100].map(|percent| percentile(&late, percent));
+        println!("sound p50 {p50:?} p95 {p95:?} p99 {p99:?} max {max:?}");
+        late
     }
 }
 
@@ -88,16 +109,63 @@ async fn two_percent_loss_costs_no_sound_and_little_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_line_too_slow_the_picture_sheds_and_sound_stays_on_time() {
+async fn five_percent_loss_costs_no_sound() {
+    let _alone = ALONE.lock().await;
+    let mut pair = pair(path(20, 5.0, None), path(20, 5.0, None), 15).await;
+    let late = pair.all_sound_of(Duration::from_secs(10)).await;
+    assert!(percentile(&late, 95) < Duration::from_millis(150), "p95 {:?}", percentile(&late, 95));
+    assert!(pair.relay.counters().down.link.lost.packets > 20, "the line did lose packets");
+    println!("5 % loss: pictures' groups shed: {:?}", pair.sheds());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outages_of_200_ms_and_packets_that_overtake_each_other_cost_no_sound() {
+    let _alone = ALONE.lock().await;
+    let line = link::Config {
+        loss: Loss::Bursts { share: Share::percent(4.0), mean: Duration::from_millis(200) },
+        jitter: Duration::from_millis(10),
+        reorder: Share::percent(3.0),
+        reorder_by: Duration::from_millis(40),
+        ..path(20, 0.0, None)
+    };
+    let mut pair = pair(line.clone(), line, 16).await;
+    let late = pair.all_sound_of(Duration::from_secs(12)).await;
+    assert!(percentile(&late, 50) < Duration::from_millis(80), "between the outages it is on time");
+    assert!(percentile(&late, 100) < Duration::from_secs(2), "and soon after them: {:?}", percentile(&late, 100));
+    let down = pair.relay.counters().down.link;
+    assert!(down.lost.packets > 0 && down.reordered > 0, "the line was bad: {down:?}");
+    println!("outages: pictures' groups shed: {:?}", pair.sheds());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_longer_route_in_the_middle_costs_no_sound() {
+    let _alone = ALONE.lock().await;
+    let pair = pair(path(20, 0.0, None), path(20, 0.0, None), 17).await;
+    let change = async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        pair.relay.set_up(path(90, 0.0, None));
+        pair.relay.set_down(path(90, 0.0, None));
+    };
+    let (late, ()) = tokio::join!(pair.all_sound_of(Duration::from_secs(10)), change);
+    let [p10, p99] = [10, 99].map(|percent| percentile(&late, percent));
+    assert!(p10 < Duration::from_millis(60) && p99 < Duration::from_millis(160), "first {p10:?}, then {p99:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_line_too_slow_the_picture_sheds_and_sound_and_control_stay_on_time() {
     let _alone = ALONE.lock().await;
     let time = Duration::from_secs(12);
     let mut pair = pair(path(20, 0.0, None), path(20, 0.0, slow(1_000_000)), 12).await;
     // 80 kb/s of low layer beside it, for whoever cannot have the picture.
     let offer = Offer { thumb: 1000, ..Offer::picture(1_500_000, 4, time) };
+    pair.told();
     let published = pair.talk(0, offer).await;
+    let (mut sheds, answered) = pair.told();
+    println!("control answered within {answered:?}");
+    assert!(answered.len() >= 10, "{answered:?}");
+    assert!(answered.iter().all(|time| *time < Duration::from_millis(200)), "{answered:?}");
     pair.sound_is_whole(0..6).await;
     // The last group has no successor to give way to: it arrives, late.
-    let mut sheds = BTreeSet::new();
     let missing = |pair: &Pair| {
         let heard = pair.heard.lock().expect("no panic");
         (0..6).filter(|seq| !heard.whole.contains(&(TrackKind::Main, *seq))).collect::<BTreeSet<u64>>()
