@@ -1,5 +1,6 @@
 //! What sessions promise: between engines in a small world, and from one engine to its operator.
 
+mod cut;
 mod world;
 
 use store::id::TrackKind;
