@@ -1,9 +1,12 @@
 //! Exports of archives built from real encoders and real sealing, judged by ffmpeg.
 
+mod long;
+
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
+use bytes::Bytes;
 use codec::capture::pattern::{self, Drawing, Mark};
 use codec::samples::Samples;
 use codec::video;
