@@ -110,6 +110,12 @@ pub fn verify(node: &NodeId, message: &[u8], signature: &[u8; 64]) -> Result<(),
 pub struct WrapPublic([u8; 32]);
 hex_name!(WrapPublic, "a wrap key (64 hexadecimal digits)");
 
+/// Whom a session key's wrap names as recipient when it is made for the authority's recovery key. No node stands behind
+/// that key, so it is named by its own bytes.
+pub fn recovery_recipient(recovery: &WrapPublic) -> NodeId {
+    NodeId::from_bytes(recovery.0)
+}
+
 /// The X25519 secret key with which a point opens session keys wrapped for it. Wiped from memory when dropped.
 #[derive(Clone, ZeroizeOnDrop)]
 pub struct WrapKey([u8; 32]);

@@ -4,6 +4,7 @@
 //! same bytes travel, are stored and are hashed. It knows nothing of networks either.
 //!
 //! - [`id`] names things; [`keys`] and [`seal`] make and use secrets; [`record`] is the layout of a group.
+//! - [`locked`] is a secret behind a passphrase, [`shares`] the recovery key on paper.
 //! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`access`],
 //!   [`roster`] and [`session`] are such records and the plain ones beside them.
 //! - [`inventory`] says which groups somebody has.
@@ -21,9 +22,11 @@ pub mod id;
 pub mod inventory;
 pub mod journal;
 pub mod keys;
+pub mod locked;
 pub mod record;
 pub mod roster;
 pub mod schema;
 pub mod seal;
 pub mod session;
+pub mod shares;
 pub mod signed;
