@@ -5,6 +5,7 @@
 
 mod archive;
 mod args;
+mod authority;
 mod bench;
 mod demo;
 mod exit;
@@ -12,8 +13,11 @@ mod init;
 mod log;
 mod output;
 mod parent;
+mod passphrase;
+mod qr;
 mod run;
 mod session;
+mod shares;
 mod status;
 
 use std::process::ExitCode;
@@ -36,6 +40,7 @@ struct Program {
 enum Command {
     Demo(demo::Args),
     Init(init::Args),
+    Authority(authority::Args),
     Run(run::Args),
     Status(status::Args),
     Session(session::Args),
@@ -58,6 +63,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(args) => demo::main(args),
         Command::Init(args) => init::main(args),
+        Command::Authority(args) => authority::main(args),
         Command::Run(args) => run::main(args),
         Command::Status(args) => status::main(args),
         Command::Session(args) => session::main(args),

@@ -98,6 +98,11 @@ pub enum Request {
     },
     /// What this room has been shown of the running or last session. Answered by [`Response::Stats`].
     Stats,
+    /// Take a newer roster. Answered by [`Response::Done`] once it is on the disk and in force.
+    RosterSet {
+        /// Absolute path of a file that holds it, as `DATA/roster.cose` does: a roster may be longer than a request.
+        from: PathBuf,
+    },
     /// Leave the session, flush, and end the process. Answered by [`Response::Done`] before it does.
     Stop,
 }
@@ -199,6 +204,16 @@ pub fn serve(dir: &Path, handler: mpsc::Sender<Call>) -> Result<Server, Error> {
     let task = tokio::spawn(accept(listener, handler));
     Ok(Server { task, folder: dir.to_owned(), _lock: lock })
 }
+
+/// Takes the data folder `dir` for a command, so that no node starts on it meanwhile, until what is returned is dropped.
+pub fn hold(dir: &Path) -> Result<Hold, Error> {
+    lock::take(dir).map(Hold)
+}
+
+/// A data folder held by this process, which does not answer on its socket.
+#[derive(Debug)]
+#[must_use]
+pub struct Hold(#[expect(dead_code, reason = "the lock ends when it is dropped")] File);
 
 /// Asks the node that runs on the data folder `dir`.
 pub async fn call(dir: &Path, request: &Request) -> Result<Response, Error> {

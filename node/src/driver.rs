@@ -20,7 +20,7 @@ use store::access::{Deed, Door, What, Who};
 use store::id::{NodeId, SessionId};
 use store::journal::{Chain, LeftReason};
 use store::keys::SessionKey;
-use store::roster::{Right, Roster};
+use store::roster::{Membership, Right};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -133,7 +133,7 @@ struct Driver {
     config: Config,
     identity: Identity,
     me: NodeId,
-    roster: Roster,
+    roster: Membership,
     started_ms: u64,
     /// What the source did not give when the node started.
     source_lacks: Option<String>,
@@ -172,8 +172,11 @@ impl Driver {
         let epoch = Instant::now();
         let identity = Identity::load(&config.data)?;
         let me = identity.id();
-        let roster = roster::load(&config.data, &me)?;
-        let own = roster.point(&me).expect("a roster is loaded for a node that is in it");
+        let found = roster::read(&config.data.join(roster::FILE))?;
+        let archive = config.archive();
+        let vault = tokio::task::block_in_place(|| Vault::open(&archive))?;
+        let roster = tokio::task::block_in_place(|| roster::settle(&config.data, &me, found, vault.archive()))?;
+        let own = roster.point(&me).expect("a roster is settled for a node that is in it");
         if let Some(configured) = config.name.clone().filter(|name| *name != own.name) {
             return Err(Error::Name { configured, roster: own.name.clone() });
         }
@@ -184,8 +187,6 @@ impl Driver {
             tracing::warn!("the source {} gives {lack}", config.room.source);
         }
 
-        let archive = config.archive();
-        let vault = tokio::task::block_in_place(|| Vault::open(&archive))?;
         let system = |what| move |source| Error::System { what, source };
         let access = access::Log::start(vault.archive().logbook(), identity.node.clone())
             .map_err(system("a thread for the access log"))?;
@@ -205,11 +206,7 @@ impl Driver {
             media_port,
             multicast: config.mesh.mdns,
             peers: config.mesh.peers.clone(),
-            members: roster
-                .points()
-                .iter()
-                .map(|point| (point.node, roster::addresses(point).unwrap_or_default()))
-                .collect(),
+            members: roster.points().iter().map(|point| (point.node, roster::addresses(point))).collect(),
         };
         let (mesh, from_mesh) = Mesh::start(&identity.node, settings)?;
         let console = Console::start(&config.console, calls).await?;
@@ -469,7 +466,7 @@ impl Driver {
     }
 }
 
-fn members(roster: &Roster) -> BTreeMap<NodeId, Member> {
+fn members(roster: &Membership) -> BTreeMap<NodeId, Member> {
     let member = |point: &store::roster::Point| Member { name: point.name.clone(), chair: point.may(Right::Chair) };
     roster.points().iter().map(|point| (point.node, member(point))).collect()
 }

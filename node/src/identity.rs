@@ -1,4 +1,5 @@
-//! Who this node is: two secret keys in `DATA/keys`, made once and kept for ever. Who the others are: [`roster`].
+//! Who this node is: two secret keys in `DATA/keys`, made once and kept for ever. Who the others are: [`roster`]; who
+//! says so: [`authority`].
 //!
 //! The Ed25519 key is the node's name in the mesh, its TLS identity and its signature; the X25519 key receives session
 //! keys. A node that silently made itself new keys would be a stranger to its own mesh and could not open its own
@@ -7,6 +8,8 @@
 //! Both files appear at once: they are written and flushed in a folder beside, which then takes its final name. A power
 //! cut leaves either no keys or both.
 
+pub mod authority;
+pub mod file;
 pub mod roster;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -11,6 +11,7 @@
 //! so it belongs on its own thread.
 
 mod logbook;
+mod rosters;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

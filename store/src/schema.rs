@@ -51,6 +51,9 @@ pub enum Column {
     Reserved,
     /// `meta` — number (8) → signed entry of the access log.
     Access,
+    /// `meta` — number counted down from 2^64 - 1 (8), so that the newest comes first → signed roster. Every one this
+    /// node has worked with.
+    Rosters,
     /// `media` — session (16), track (2), number (8) → group record. The only column with values too large to be
     /// read in passing; it is never scanned.
     Groups,
@@ -64,13 +67,14 @@ pub enum Column {
 
 impl Column {
     /// All columns.
-    pub const ALL: [Column; 10] = [
+    pub const ALL: [Column; 11] = [
         Column::Config,
         Column::Sessions,
         Column::Journal,
         Column::Wraps,
         Column::Reserved,
         Column::Access,
+        Column::Rosters,
         Column::Groups,
         Column::Addresses,
         Column::Have,
@@ -86,6 +90,7 @@ impl Column {
             Column::Wraps => "key",
             Column::Reserved => "rsv",
             Column::Access => "acc",
+            Column::Rosters => "ros",
             Column::Groups => "grp",
             Column::Addresses => "adr",
             Column::Have => "have",
@@ -96,9 +101,13 @@ impl Column {
     /// The database it is in.
     pub const fn store(self) -> Store {
         match self {
-            Column::Config | Column::Sessions | Column::Journal | Column::Wraps | Column::Reserved | Column::Access => {
-                Store::Meta
-            }
+            Column::Config
+            | Column::Sessions
+            | Column::Journal
+            | Column::Wraps
+            | Column::Reserved
+            | Column::Access
+            | Column::Rosters => Store::Meta,
             Column::Groups | Column::Addresses | Column::Have | Column::Parts => Store::Media,
         }
     }
@@ -163,6 +172,11 @@ pub fn access_key(n: u64) -> [u8; 8] {
     n.to_be_bytes()
 }
 
+/// Key in [`Column::Rosters`].
+pub fn roster_key(number: u64) -> [u8; 8] {
+    (u64::MAX - number).to_be_bytes()
+}
+
 /// The first key after all that begin with `prefix`; `None` if there can be none.
 pub fn after(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
@@ -189,8 +203,9 @@ mod tests {
         let wrap = wrap_key(&session, 2, &NodeId::from_bytes([0xbb; 32]));
         assert_eq!(hex::encode(wrap), format!("{}00000002{}", "aa".repeat(16), "bb".repeat(32)));
         assert_eq!(hex::encode(access_key(2)), "0000000000000002");
+        assert_eq!(hex::encode(roster_key(2)), "fffffffffffffffd");
         let names: Vec<_> = Column::ALL.map(Column::name).into();
-        assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "acc", "grp", "adr", "have", "part"]);
+        assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "acc", "ros", "grp", "adr", "have", "part"]);
     }
 
     #[test]

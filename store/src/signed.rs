@@ -44,15 +44,29 @@ pub enum Error {
     /// The payload is not what its kind says.
     #[error("the signed record's content")]
     Content(#[from] cbor::Error),
+    /// The payload contradicts itself or a limit, whoever signed it.
+    #[error("the signed record has {0}")]
+    Unsound(String),
 }
 
-/// Longest signed record in bytes. A journal entry that names 8192 points has half of it.
+/// Longest signed record in bytes, unless its kind says otherwise. A journal entry that names 8192 points has half of it.
 pub const LEN_MAX: usize = 1 << 20;
+
+/// Longest protected header in bytes. Ours have about 90; in a small one there is no room for much to build.
+const HEADER_LEN_MAX: usize = 256;
 
 /// A value that is signed. `KIND` names it and its version; when the form changes the name changes.
 pub trait Content: Serialize + DeserializeOwned {
     /// Media type of the record, for instance `application/vnd.diemcau.journal.v1+cbor`.
     const KIND: &'static str;
+
+    /// Longest record of this kind in bytes.
+    const LEN_MAX: usize = LEN_MAX;
+
+    /// Says, after "the record has", what in this value cannot be. Records of such values are refused.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A value with a good signature over it.
@@ -76,11 +90,23 @@ impl<T: Content> Signed<T> {
         Signed { content, signer, bytes }
     }
 
-    /// Reads a record and checks its form and its signature. Whether the signer may sign such a thing is for the caller.
-    pub fn parse(bytes: Bytes) -> Result<Self, Error> {
-        if bytes.len() > LEN_MAX {
-            return Err(Error::TooLong { len: bytes.len(), max: LEN_MAX });
+    /// Signs `content` if it is sound and not too long: what others would refuse is not signed.
+    pub fn sound(content: T, key: &NodeKey) -> Result<Self, Error> {
+        content.check().map_err(Error::Unsound)?;
+        let signed = Self::new(content, key);
+        match signed.bytes.len() {
+            len if len > T::LEN_MAX => Err(Error::TooLong { len, max: T::LEN_MAX }),
+            _ => Ok(signed),
         }
+    }
+
+    /// Reads a record and checks its form, its signature and its content. Whether the signer may sign such a thing is
+    /// for the caller.
+    pub fn parse(bytes: Bytes) -> Result<Self, Error> {
+        if bytes.len() > T::LEN_MAX {
+            return Err(Error::TooLong { len: bytes.len(), max: T::LEN_MAX });
+        }
+        outline(&bytes).ok_or(Error::Form)?;
         let sign = CoseSign1::from_tagged_slice(&bytes).map_err(|_| Error::Form)?;
         let protected = &sign.protected.header;
         let signer = protected.key_id.as_slice().try_into().map(NodeId::from_bytes).map_err(|_| Error::Form)?;
@@ -103,7 +129,8 @@ impl<T: Content> Signed<T> {
             return Err(Error::Form);
         }
         keys::verify(&signer, &sign.tbs_data(b""), &signature).map_err(|_| Error::Signature(signer))?;
-        let content = cbor::decode(payload, LEN_MAX)?;
+        let content: T = cbor::decode(payload, T::LEN_MAX)?;
+        content.check().map_err(Error::Unsound)?;
         Ok(Signed { content, signer, bytes })
     }
 
@@ -134,4 +161,31 @@ fn header<T: Content>(signer: &NodeId) -> coset::Header {
         .content_type(T::KIND.to_owned())
         .key_id(signer.as_bytes().to_vec())
         .build()
+}
+
+/// Whether the bytes are laid out as a record of ours: tag 18, four items, a short protected header, no unprotected one,
+/// payload, signature. Looked at byte by byte first, since a CBOR reader turns each byte of a hostile record into a value of
+/// thirty.
+fn outline(bytes: &[u8]) -> Option<()> {
+    let rest = bytes.strip_prefix(&[0xd2, 0x84])?;
+    let (header, rest) = byte_string(rest)?;
+    let (_payload, rest) = byte_string(rest.strip_prefix(&[0xa0])?)?;
+    let (signature, rest) = byte_string(rest)?;
+    (header.len() <= HEADER_LEN_MAX && signature.len() == 64 && rest.is_empty()).then_some(())
+}
+
+/// A CBOR byte string at the front, and what follows it.
+fn byte_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    let (len, rest) = match first {
+        0x40..=0x57 => (usize::from(first & 0x1f), rest),
+        0x58 => rest.split_first().map(|(len, rest)| (usize::from(*len), rest))?,
+        0x59 => rest.split_first_chunk().map(|(len, rest)| (usize::from(u16::from_be_bytes(*len)), rest))?,
+        0x5a => {
+            let (len, rest) = rest.split_first_chunk()?;
+            (usize::try_from(u32::from_be_bytes(*len)).ok()?, rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(len)
 }

@@ -1,4 +1,5 @@
-//! Points set up and used as people do: folders, a roster file, processes, commands.
+//! Points set up and used as people do: folders, processes, commands. Only their roster is not asked for by a command:
+//! it is signed by an authority that is thrown away, which takes no passphrase and no time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,11 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use node::control::{Session, Status};
+use node::identity::{Identity, roster};
 use serde_json::Value;
 use store::archive::Archive;
 use store::id::{GroupId, NodeId, SessionId};
 use store::journal::{Chain, Entry, Event};
 use store::record::Record;
+use store::roster::Right;
 use store::signed::Signed;
 
 use crate::program::{Call, Folder, Running, until};
@@ -27,15 +30,37 @@ pub fn alone() -> MutexGuard<'static, ()> {
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sets up a point on `data` and gives its block for a roster.
+/// Sets up the machine on `data` and gives its request to become a point.
 pub fn init(data: &Path, name: &str) -> String {
     let report: Value = Call::new(["init", "--name", name, "--json"]).data(data).json();
-    report["point"].as_str().expect("`init --json` prints the point's block").to_owned()
+    report["request"].as_str().expect("`init --json` prints the machine's request").to_owned()
 }
 
-/// Writes a roster file of these blocks.
-pub fn write_roster(file: &Path, blocks: &[String]) {
-    std::fs::write(file, format!("agency = \"Thử\"\n\n{}", blocks.join("\n"))).expect("room for a roster");
+/// The machine on `data` as a point that may do everything.
+pub fn entry(data: &Path, name: &str) -> store::roster::Point {
+    let identity = Identity::load(data).expect("keys that `init` made");
+    store::roster::Point {
+        node: identity.id(),
+        wrap: identity.wrap.public(),
+        name: name.to_owned(),
+        level: "commune".to_owned(),
+        zone: String::new(),
+        rights: Right::ALL.into(),
+        addresses: Vec::new(),
+        replaces: None,
+    }
+}
+
+/// Sets up the machines on these folders as the points of one mesh.
+pub fn found(points: &[(&Path, &str)]) {
+    for (data, name) in points {
+        init(data, name);
+    }
+    let entries = points.iter().map(|(data, name)| entry(data, name)).collect();
+    let membership = roster::for_good("Thử", entries).expect("a good roster");
+    for (data, _) in points {
+        roster::save(data, &membership).expect("room for a roster");
+    }
 }
 
 /// One point: its folder, and its process while it runs.
@@ -133,12 +158,7 @@ impl Office {
     pub fn new(names: &[&str]) -> Self {
         let folder = Folder::new();
         let points: Vec<_> = (1..).zip(names).map(|(n, name)| Point::on(folder.join(format!("{n}")), name)).collect();
-        let blocks: Vec<_> = points.iter().map(|point| init(&point.data, &point.name)).collect();
-        let roster = folder.join("roster.toml");
-        write_roster(&roster, &blocks);
-        for point in &points {
-            Call::new(["init", "--roster"]).arg(&roster).data(&point.data).run().succeeded();
-        }
+        found(&points.iter().map(|point| (&*point.data, &*point.name)).collect::<Vec<_>>());
         Self { points, folder }
     }
 

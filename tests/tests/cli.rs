@@ -8,7 +8,7 @@ use std::path::Path;
 use node::control::{Session, State, Status};
 use serde_json::{Value, json};
 use tests::film;
-use tests::office::{Office, Point, SOON, alone, init, write_roster};
+use tests::office::{Office, Point, SOON, alone, found, init};
 use tests::program::{Call, Finished, Folder, Running, Signal, lives, until};
 
 /// Runs a command line (its arguments have no spaces) on a data folder; it must end with this code, and unless that is 0
@@ -45,13 +45,16 @@ fn what_is_not_there_ends_with_3() {
         "archive list --json",
         "archive show last --json",
         "archive export last --to films",
-        "init --roster missing.toml",
+        "authority import-roster missing.cose",
+        "authority show --json",
+        "authority revoke A --reason B",
+        "authority check-shares missing.txt",
         "run --config missing.toml",
     ] {
         check(&nowhere, line, 3);
     }
     let point = folder.join("point");
-    init(&point, "Xã Kim Thành");
+    found(&[(&point, "Xã Kim Thành")]);
     for line in ["session show 01", "archive show last", "archive export last --to films", "session end"] {
         check(&point, line, 3);
     }
@@ -113,9 +116,9 @@ fn what_a_command_started_dies_with_it_however_it_dies() {
 fn what_is_damaged_ends_with_4_and_keys_open_to_others_with_5() {
     let folder = Folder::new();
     let data = folder.join("point");
-    init(&data, "Xã Kim Thành");
-    let (key, roster) = (data.join("keys/node.key"), data.join("roster.toml"));
-    let (good_key, good_roster) = (fs::read(&key), fs::read_to_string(&roster));
+    found(&[(&data, "Xã Kim Thành")]);
+    let (key, roster) = (data.join("keys/node.key"), data.join("roster.cose"));
+    let (good_key, good_roster) = (fs::read(&key), fs::read(&roster));
     let (good_key, good_roster) = (good_key.expect("a key"), good_roster.expect("a roster"));
 
     fs::write(&key, &good_key[..good_key.len() / 2]).expect("room for a key");
@@ -123,8 +126,9 @@ fn what_is_damaged_ends_with_4_and_keys_open_to_others_with_5() {
     refused(&data, "run --port 0", 4, &["node.key", "backup"]);
     fs::write(&key, &good_key).expect("room for a key");
 
-    fs::write(&roster, good_roster.replace("[[point]]", "[[point]")).expect("room for a roster");
-    refused(&data, "status", 4, &["roster.toml"]);
+    fs::write(&roster, &good_roster[..good_roster.len() / 2]).expect("room for a roster");
+    refused(&data, "status", 4, &["roster.cose"]);
+    refused(&data, "run --port 0", 4, &["roster.cose"]);
     fs::write(&roster, &good_roster).expect("room for a roster");
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("our own file");
@@ -133,7 +137,9 @@ fn what_is_damaged_ends_with_4_and_keys_open_to_others_with_5() {
 
     let other = folder.join("other");
     init(&other, "Xã khác");
-    refused(&other, &format!("init --roster {}", roster.display()), 5, &["has no point with this node's id"]);
+    refused(&other, "run --port 0", 3, &["belongs to no mesh yet", "join"]);
+    let import = format!("authority import-roster {}", roster.display());
+    refused(&other, &import, 5, &["has no point with this node's id"]);
     check(&data, "status", 0);
 }
 
@@ -141,7 +147,7 @@ fn what_is_damaged_ends_with_4_and_keys_open_to_others_with_5() {
 fn a_source_that_cannot_be_played_is_one_sentence_that_says_what_was_found() {
     let folder = Folder::new();
     let data = folder.join("point");
-    init(&data, "Xã Kim Thành");
+    found(&[(&data, "Xã Kim Thành")]);
     let file = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         fs::write(&path, bytes).expect("room for a file");
@@ -172,7 +178,7 @@ fn a_point_alone_is_told_of_running_and_stopped_and_its_folder_has_one_node() {
     let _machine = alone();
     let folder = Folder::new();
     let mut point = Point::on(folder.join("point"), "Xã Kim Thành");
-    init(&point.data, &point.name);
+    found(&[(&point.data, &point.name)]);
     let stopped = point.status();
     assert_eq!((stopped.own.running, stopped.own.mesh_port, stopped.session), (false, 0, None));
     assert_eq!(stopped.points.iter().map(|p| (p.name.as_str(), p.online)).collect::<Vec<_>>(), [(&*point.name, false)]);
@@ -194,7 +200,7 @@ fn a_point_alone_is_told_of_running_and_stopped_and_its_folder_has_one_node() {
     refused(&point.data, "run --port 0 --media-port 0 --console-port 0", 5, &["already running", "stop it first"]);
     let port = running.own.mesh_port.to_string();
     let other = folder.join("other");
-    init(&other, "Xã khác");
+    found(&[(&other, "Xã khác")]);
     refused(&other, &format!("run --listen 127.0.0.1 --mdns false --port {port}"), 5, &[&port]);
     refused(&point.data, "session start --title A", 5, &["at least one other point"]);
     refused(&point.data, "session start --title A --point Nobody", 3, &["Nobody"]);
@@ -281,13 +287,4 @@ fn names_in_json_are_those_that_scripts_know() {
     let stopped: Status = Call::new(["status", "--json"]).data(&data).json();
     assert!(!stopped.own.running && stopped.points.iter().all(|point| !point.online));
     until("the socket is gone", SOON, || (!data.join("control.sock").exists()).then_some(()));
-}
-
-#[test]
-fn a_roster_that_calls_two_points_alike_is_refused() {
-    let folder = Folder::new();
-    let [one, two] = ["one", "two"].map(|name| folder.join(name));
-    let roster = folder.join("roster.toml");
-    write_roster(&roster, &[init(&one, "Xã Kim Thành"), init(&two, "Xã Kim Thành")]);
-    refused(&one, &format!("init --roster {}", roster.display()), 4, &["Xã Kim Thành"]);
 }

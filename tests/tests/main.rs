@@ -5,3 +5,4 @@ mod archive;
 mod cli;
 mod session;
 mod tidy;
+mod trust;

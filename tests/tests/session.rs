@@ -13,12 +13,13 @@ use codec::capture::pattern;
 use codec::gallery;
 use codec::picture::Picture;
 use node::control::{Session, State};
+use node::identity::roster;
 use serde::Deserialize;
 use serde_json::Value;
 use store::id::{GroupId, TrackKind};
 use store::journal::{EndReason, Event};
 use tests::film;
-use tests::office::{Kept, Office, Point, SOON, alone, init, write_roster};
+use tests::office::{Kept, Office, Point, SOON, alone, entry, init};
 use tests::program::{Call, Folder, path, until};
 
 /// What `demo --json` prints: these names and no others.
@@ -413,13 +414,11 @@ fn likeness(folder: &Folder, clip: &Path, film: &Path, size: (u32, u32)) -> (f64
 fn a_stranger_gets_nowhere_and_disturbs_nobody() {
     let _machine = alone();
     let mut office = Office::new(&["Trung tâm", "Xã Kim Thành"]);
-    // Its roster has central's block, as it stands in central's own.
+    // Its own authority says that central and it are of one mesh.
     let data = office.folder.join("stranger");
-    let roster = office.folder.join("stranger.toml");
-    let central_block = init(&office.points[0].data, "Trung tâm");
-    let blocks = [init(&data, "Người lạ"), central_block];
-    write_roster(&roster, &blocks);
-    Call::new(["init", "--roster"]).arg(&roster).data(&data).run().succeeded();
+    init(&data, "Người lạ");
+    let points = vec![entry(&data, "Người lạ"), entry(&office.points[0].data, "Trung tâm")];
+    roster::save(&data, &roster::for_good("Thử", points).expect("a good roster")).expect("room for a roster");
 
     let ports = office.run();
     let session = office.points[0].start_session("Tiếp công dân").id;

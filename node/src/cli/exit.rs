@@ -4,7 +4,7 @@
 use std::io;
 
 use node::control::{self, Fault};
-use node::identity::{self, roster};
+use node::identity::{self, authority, roster};
 use node::{config, console, driver, export, mesh};
 
 /// A command was not done, for a reason that is one sentence.
@@ -55,6 +55,8 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .map(running)
         .or_else(|| error.downcast_ref().map(keys))
         .or_else(|| error.downcast_ref().map(points))
+        .or_else(|| error.downcast_ref().map(signing))
+        .or_else(|| error.downcast_ref().map(sharing))
         .or_else(|| error.downcast_ref().map(settings))
         .or_else(|| error.downcast_ref().map(listening))
         .or_else(|| error.downcast_ref().map(page))
@@ -96,7 +98,9 @@ fn running(error: &control::Error) -> Verdict {
 
 fn keys(error: &identity::Error) -> Verdict {
     match error {
-        identity::Error::Missing(_) => (3, Some("`diemcau init --name \"UBND ...\"` sets a point up")),
+        identity::Error::Missing(_) => {
+            (3, Some("`diemcau join CODE` makes this machine a point, `diemcau init` founds a mesh"))
+        }
         identity::Error::Damaged { .. } => DAMAGED,
         identity::Error::Open { .. } => REFUSED,
         identity::Error::Disk { .. } => FAILED,
@@ -105,10 +109,56 @@ fn keys(error: &identity::Error) -> Verdict {
 
 fn points(error: &roster::Error) -> Verdict {
     match error {
-        roster::Error::Missing(_) => (3, Some("`diemcau init --roster FILE` puts one in place")),
-        roster::Error::Wrong { .. } | roster::Error::Address { .. } => (4, Some("correct the file; it is plain text")),
-        roster::Error::WithoutUs { .. } => REFUSED,
-        roster::Error::Disk { .. } => FAILED,
+        roster::Error::Missing(_) => (3, Some("`diemcau join CODE` with a code from a point of the mesh brings one")),
+        roster::Error::Wrong { source, .. } => mesh_record(source),
+        roster::Error::WithoutUs { .. } | roster::Error::Revoked { .. } => REFUSED,
+        roster::Error::Archive(_) | roster::Error::Disk { .. } => FAILED,
+    }
+}
+
+/// Bytes that are no good record are damage; a good record that must not count is refused.
+fn mesh_record(error: &store::roster::Error) -> Verdict {
+    use store::roster::Error as E;
+    match error {
+        E::Record(_) | E::Form(_) => (
+            4,
+            Some("`diemcau authority export-roster FILE` on another point gives a good one, import-roster takes it"),
+        ),
+        E::Authority { .. } | E::Older { .. } | E::Fork { .. } | E::Forgets { .. } | E::Admission { .. } | E::Full => {
+            REFUSED
+        }
+    }
+}
+
+fn signing(error: &authority::Error) -> Verdict {
+    match error {
+        authority::Error::Missing(_) => MISSING,
+        authority::Error::Key { source, .. } => locked(source),
+        authority::Error::Roster(error) => points(error),
+        authority::Error::Exists(_) => (
+            5,
+            Some("if only its roster got lost: `diemcau authority import-roster` takes the roster.cose beside the key"),
+        ),
+        authority::Error::Open { .. } | authority::Error::Foreign { .. } | authority::Error::Unsound(_) => REFUSED,
+        authority::Error::Disk { .. } => FAILED,
+    }
+}
+
+fn locked(error: &store::locked::Error) -> Verdict {
+    use store::locked::Error as E;
+    match error {
+        E::Kind(_) | E::Damaged(_) => DAMAGED,
+        E::Cost { .. } | E::Passphrase => REFUSED,
+        E::Memory(_) => FAILED,
+    }
+}
+
+fn sharing(error: &store::shares::Error) -> Verdict {
+    use store::shares::Error as E;
+    match error {
+        E::Counts { .. } => USAGE,
+        E::Form(_) | E::Word(_) | E::Words(_) | E::Check => DAMAGED,
+        E::Set { .. } | E::Twice(_) | E::Few { .. } | E::Key => REFUSED,
     }
 }
 

@@ -1,187 +1,260 @@
-//! `diemcau init`: keys, settings and roster of a point. The same folder can be set up again at any time: keys are
-//! never made twice, and what a person wrote is never overwritten.
+//! `diemcau init`: the keys and settings of a machine; with `--agency`, a new mesh: its authority, its recovery key in shares,
+//! and this machine as its first point.
+//!
+//! A mesh is founded whole or not at all. The shares leave this process before anything of it can be seen in the folder:
+//! if they cannot be printed or written, there is no mesh whose archive nobody could recover.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use node::config::{self, Address};
 use node::control::Fault;
+use node::identity::authority::Authority;
 use node::identity::{Identity, roster};
 use serde::Serialize;
-use store::roster::{Point, Right, Roster};
+use store::id::Hash;
+use store::keys::WrapKey;
+use store::roster::{Membership, Point, Request, Right, Roster};
+use store::shares;
+use store::signed::Signed;
 
-use super::args::{Data, Format};
+use super::args::{Data, Format, Stick};
+use super::authority::request_line;
 use super::exit::{Failure, Usage};
-use super::output;
+use super::passphrase;
+use super::shares::Paper;
+use super::{output, shares as paper};
 
-/// Set this machine up as a point: keys, a settings file, a roster
+/// Set this machine up: keys and settings; with --agency, found a mesh
 ///
-/// Makes the keys once and keeps them for ever; run again, it only adds what is missing. Prints the point's [[point]] block:
-/// put the blocks of all points into one file under one `agency = "..."` line, and give that file to each point with
-/// `diemcau init --roster FILE`.
+/// With --agency NAME this machine becomes the first point of a new mesh. The key that signs who belongs to it is made
+/// here, behind a passphrase (asked, or from DIEMCAU_PASSPHRASE); so is the recovery key, which is printed in shares, once,
+/// and kept nowhere. Other machines come in by `diemcau invite` here and `diemcau join CODE` there.
+///
+/// Without --agency only keys and settings are made, and the request is printed with which `diemcau authority add` makes
+/// this machine a point by hand: for machines that cannot be reached over the network. Keys are never made twice.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What people call this point, such as "UBND xã Kim Thành"
-    #[arg(long)]
-    name: Option<String>,
-    /// Agency that runs the mesh [default: the point's name]
+    /// Found a mesh that this agency runs, such as "Thành phố Hải Phòng"
     #[arg(long, value_name = "NAME")]
     agency: Option<String>,
-    /// Level of administration, in the agency's words
-    #[arg(long, default_value = "commune")]
-    level: String,
+    /// What people call this point, such as "UBND xã Kim Thành" [default with --agency: the agency's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Level of administration, in the agency's words [default: commune, with --agency province]
+    #[arg(long)]
+    level: Option<String>,
     /// Points that would be lost together, by flood or fire, share a zone
     #[arg(long, default_value = "")]
     zone: String,
-    /// What it may do beside taking part
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "RIGHT,...", default_value = "chair,relay,hold")]
-    rights: Vec<Allowed>,
     /// Where others can call it; not needed on one network
     #[arg(long = "address", value_name = "HOST:PORT")]
     addresses: Vec<Address>,
-    /// Check this roster and put it in place of the one in the data folder
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "agency"])]
-    roster: Option<PathBuf>,
+    /// How many shares of the recovery key to make
+    #[arg(long, default_value_t = 5, requires = "agency")]
+    shares: u8,
+    /// How many of them are enough to recover
+    #[arg(long, default_value_t = 3, requires = "agency")]
+    threshold: u8,
+    /// Write each share into a file of its own, and as a picture, instead of printing them
+    #[arg(long, value_name = "DIR", requires = "agency")]
+    shares_to: Option<PathBuf>,
+    #[command(flatten)]
+    stick: Stick,
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Allowed {
-    /// Start sessions and be their central point
-    Chair,
-    /// Forward what other points send
-    Relay,
-    /// Keep copies of sessions it did not take part in
-    Hold,
-}
-
-impl From<Allowed> for Right {
-    fn from(allowed: Allowed) -> Self {
-        match allowed {
-            Allowed::Chair => Self::Chair,
-            Allowed::Relay => Self::Relay,
-            Allowed::Hold => Self::Hold,
-        }
-    }
-}
-
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
     data: PathBuf,
+    config: PathBuf,
     node: String,
     name: String,
+    /// The mesh this machine is a point of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mesh: Option<Mesh>,
+    /// What `diemcau authority add` takes, as long as it is a point of none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Mesh {
     agency: String,
-    points: usize,
-    config: PathBuf,
+    authority: String,
+    recovery: String,
     roster: PathBuf,
-    point: String,
+    number: u64,
+    points: usize,
+    /// Only when it was founded just now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shares: Option<Paper>,
+}
+
+impl Mesh {
+    fn of(data: &Path, membership: &Membership) -> Self {
+        Self {
+            agency: membership.agency().to_owned(),
+            authority: membership.authority().to_string(),
+            recovery: membership.recovery().to_string(),
+            roster: data.join(roster::FILE),
+            number: membership.number(),
+            points: membership.points().len(),
+            shares: None,
+        }
+    }
 }
 
 pub(crate) fn main(args: Args) -> Result<()> {
     let data = args.data.folder()?;
-    let fresh = Identity::load(&data).is_err_and(|error| matches!(error, node::identity::Error::Missing(_)));
-    if fresh && args.name.is_none() && args.roster.is_none() {
-        return Err(Usage("a new point needs a name: add --name \"UBND ...\"".to_owned()).into());
-    }
-    let (identity, made) = Identity::load_or_create(&data)?;
-    let config = data.join(config::FILE);
-    if !config.exists() {
-        std::fs::write(&config, config::template()).with_context(|| format!("{}", config.display()))?;
-    }
-    let roster = match &args.roster {
-        Some(file) => install(&data, file, &identity)?,
-        None => ours(&data, &args, &identity)?,
-    };
-    let point = roster.point(&identity.id()).expect("a loaded roster has this node");
-    let report = Report {
-        node: identity.id().to_string(),
-        name: point.name.clone(),
-        agency: roster.agency().to_owned(),
-        points: roster.points().len(),
-        roster: data.join(roster::FILE),
-        point: block(point)?,
-        config,
-        data,
+    let report = match &args.agency {
+        Some(agency) => found(&data, agency.trim(), &args)?,
+        None => set_up(&data, &args)?,
     };
     if args.format.json {
         return Ok(output::json(&report)?);
     }
-    Ok(output::print(&describe(&report, made))?)
+    Ok(output::print(&describe(&report))?)
 }
 
-/// A roster somebody else put together.
-fn install(data: &Path, file: &Path, identity: &Identity) -> Result<Roster> {
-    let roster = roster::read(file, &identity.id())?;
-    roster::save(data, &roster)?;
-    Ok(roster)
-}
-
-/// The roster that is there, or a new one of this point alone. One that has others is theirs too and stays.
-fn ours(data: &Path, args: &Args, identity: &Identity) -> Result<Roster> {
-    let old = match roster::load(data, &identity.id()) {
-        Ok(old) => Some(old),
-        Err(roster::Error::Missing(_)) => None,
-        Err(error) => return Err(error.into()),
+/// Keys, settings, and this machine's request unless it is a point already.
+fn set_up(data: &Path, args: &Args) -> Result<Report> {
+    let fresh = Identity::load(data).is_err_and(|error| matches!(error, node::identity::Error::Missing(_)));
+    if fresh && args.name.is_none() {
+        return Err(Usage(
+            "a machine needs a name: add --name \"UBND ...\" (or --agency \"...\" to found a mesh)".to_owned(),
+        )
+        .into());
+    }
+    let (identity, config) = prepare(data)?;
+    let report = |name: String, mesh, request| Report {
+        data: data.to_owned(),
+        config: config.clone(),
+        node: identity.id().to_string(),
+        name,
+        mesh,
+        request,
     };
-    let Some(name) = args.name.as_deref().map(str::trim) else {
-        return old.ok_or_else(|| Usage("there is no roster yet: add --name \"UBND ...\"".to_owned()).into());
-    };
-    if let Some(old) = old.filter(|old| old.points().len() > 1) {
-        if old.point(&identity.id()).is_some_and(|point| point.name == name) {
-            return Ok(old);
+    match roster::load(data, &identity.id()) {
+        Ok(membership) => {
+            let own = membership.point(&identity.id()).expect("a loaded roster has this node");
+            Ok(report(own.name.clone(), Some(Mesh::of(data, &membership)), None))
         }
-        let reason = format!(
-            "the roster has {} points and calls this one otherwise: correct {} and give it to all of them",
-            old.points().len(),
-            data.join(roster::FILE).display(),
-        );
+        Err(roster::Error::Missing(_)) => {
+            let name = args.name.as_deref().map(str::trim);
+            let name = name.ok_or_else(|| Usage("the request needs a name: add --name \"UBND ...\"".to_owned()))?;
+            let request = Request {
+                wrap: identity.wrap.public(),
+                name: name.to_owned(),
+                level: args.level.as_deref().unwrap_or("commune").trim().to_owned(),
+                zone: args.zone.trim().to_owned(),
+                addresses: args.addresses.iter().map(ToString::to_string).collect(),
+            };
+            let signed = Signed::sound(request, &identity.node).map_err(|error| Usage(error.to_string()))?;
+            Ok(report(name.to_owned(), None, Some(request_line(&signed))))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A new mesh with this machine as its first point.
+fn found(data: &Path, agency: &str, args: &Args) -> Result<Report> {
+    let folder = args.stick.folder(data)?;
+    if let Ok(membership) = roster::read(&data.join(roster::FILE)) {
+        let reason = format!("this machine is a point of {} already; use another --data", membership.agency());
         return Err(Failure::new(Fault::Refused, reason).into());
     }
+    if Authority::is_in(&folder) {
+        return Err(node::identity::authority::Error::Exists(folder).into());
+    }
+    let recovery = WrapKey::generate();
+    // Refused before a passphrase is asked for, and checked again when signed.
+    let dealt = shares::split(&recovery, args.shares, args.threshold)?;
+    let name = args.name.as_deref().unwrap_or(agency).trim();
+    let passphrase = passphrase::new("the authority's key")?;
+    let (identity, config) = prepare(data)?;
     let point = Point {
         node: identity.id(),
         wrap: identity.wrap.public(),
         name: name.to_owned(),
-        level: args.level.trim().to_owned(),
+        level: args.level.as_deref().unwrap_or("province").trim().to_owned(),
         zone: args.zone.trim().to_owned(),
-        rights: args.rights.iter().map(|&allowed| allowed.into()).collect::<BTreeSet<_>>(),
+        rights: Right::ALL.into(),
         addresses: args.addresses.iter().map(ToString::to_string).collect(),
+        replaces: None,
     };
-    let agency = args.agency.as_deref().unwrap_or(name).trim().to_owned();
-    let roster = Roster::new(agency, vec![point]).map_err(|error| Usage(error.to_string()))?;
-    roster::save(data, &roster)?;
-    Ok(roster)
+    let first = Roster {
+        number: 1,
+        prev: Hash::NONE,
+        agency: agency.to_owned(),
+        recovery: recovery.public(),
+        issued_unix_ms: unix_ms(),
+        points: vec![point],
+        revoked: Vec::new(),
+        void: Vec::new(),
+    };
+    let mut given = None;
+    let membership = Authority::create(&folder, &passphrase, first, |_| {
+        given = Some(paper::give(&dealt, agency, args.shares_to.as_deref(), args.format.json)?);
+        anyhow::Ok(())
+    })
+    .map_err(unsound_is_usage)?;
+    roster::save(data, &membership)?;
+    let mesh = Mesh { shares: given, ..Mesh::of(data, &membership) };
+    let (data, node) = (data.to_owned(), identity.id().to_string());
+    Ok(Report { data, config, node, name: name.to_owned(), mesh: Some(mesh), request: None })
 }
 
-/// The point as it stands in a roster file.
-fn block(point: &Point) -> Result<String> {
-    let whole = Roster::new("-".to_owned(), vec![point.clone()])?.to_toml();
-    let start = whole.find("[[point]]").context("a roster file has [[point]]")?;
-    Ok(whole[start..].to_owned())
+/// What cannot be signed here came from the command line.
+fn unsound_is_usage(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(node::identity::authority::Error::Unsound(why)) => Usage(why.to_string()).into(),
+        _ => error,
+    }
 }
 
-fn describe(report: &Report, made: bool) -> String {
-    let keys = if made { "new keys" } else { "the keys it had" };
-    format!(
-        "{} is set up in {}, with {keys} and {} in its roster.\n\n\
-         Its block for the common roster, after a line agency = \"{}\":\n\n{}\n\
-         With the roster of all points: diemcau init --roster FILE --data {}\n\
-         Then:                          diemcau run --data {}\n",
-        report.name,
-        report.data.display(),
-        match report.points {
-            1 => "only itself".to_owned(),
-            points => format!("{points} points"),
-        },
-        report.agency,
-        report.point,
-        report.data.display(),
-        report.data.display(),
-    )
+fn prepare(data: &Path) -> Result<(Identity, PathBuf)> {
+    let (identity, _) = Identity::load_or_create(data)?;
+    let config = data.join(config::FILE);
+    if !config.exists() {
+        std::fs::write(&config, config::template()).with_context(|| format!("{}", config.display()))?;
+    }
+    Ok((identity, config))
+}
+
+/// Now, for people to read in a roster.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+fn describe(report: &Report) -> String {
+    let data = report.data.display();
+    match (&report.mesh, &report.request) {
+        (Some(mesh), _) => format!(
+            "{} is set up in {data}: a point of {}, whose roster no. {} has {} point{}.\n\
+             {}\
+             Run it:        diemcau run --data {data}\n\
+             Invite others: diemcau invite \"UBND ...\" --data {data}\n",
+            report.name,
+            mesh.agency,
+            mesh.number,
+            mesh.points,
+            if mesh.points == 1 { "" } else { "s" },
+            mesh.shares.as_ref().map(Paper::describe).unwrap_or_default(),
+        ),
+        (None, Some(request)) => format!(
+            "{} is set up in {data} and is a point of no mesh yet.\n\
+             With a code from `diemcau invite`:  diemcau join CODE --data {data}\n\
+             By hand, this line to the authority, for `diemcau authority add`:\n\n{request}\n",
+            report.name,
+        ),
+        (None, None) => unreachable!("a machine is a point or asks to be one"),
+    }
 }
 
 #[cfg(test)]
@@ -203,36 +276,6 @@ mod tests {
         main(Only::try_parse_from([&["init", "--data", data, "--json"], more].concat())?.args)
     }
 
-    fn read(data: &Path) -> Roster {
-        let identity = Identity::load(data).unwrap();
-        roster::load(data, &identity.id()).unwrap()
-    }
-
-    #[test]
-    fn three_machines_are_put_together_by_hand() {
-        let base = tempfile::tempdir().unwrap();
-        let folders = ["trung tâm", "b", "c"].map(|name| base.path().join(name));
-        let mut common = "agency = \"Thành phố Hải Phòng\"\n".to_owned();
-        for (n, data) in folders.iter().enumerate() {
-            init(data, &["--name", &format!("Điểm {n}"), "--rights", "chair", "--address", "10.0.0.1:7400"]).unwrap();
-            common.push_str(&block(&read(data).points()[0]).unwrap());
-        }
-        let file = base.path().join("common.toml");
-        std::fs::write(&file, common).unwrap();
-        for data in &folders {
-            let before = Identity::load(data).unwrap().id();
-            init(data, &["--roster", file.to_str().unwrap()]).unwrap();
-            assert_eq!(Identity::load(data).unwrap().id(), before);
-            let roster = read(data);
-            assert_eq!((roster.agency(), roster.points().len()), ("Thành phố Hải Phòng", 3));
-            // Once more, by somebody who forgot: nothing changes.
-            init(data, &[]).unwrap();
-            init(data, &["--name", &roster.point(&before).unwrap().name]).unwrap();
-            assert_eq!(read(data), roster);
-            assert!(init(data, &["--name", "other"]).unwrap_err().to_string().contains("calls this one otherwise"));
-        }
-    }
-
     #[test]
     fn what_is_made_is_private_and_explained() {
         let base = tempfile::tempdir().unwrap();
@@ -241,21 +284,21 @@ mod tests {
         assert_eq!(std::fs::metadata(&data).unwrap().mode() & 0o777, 0o700);
         assert!(std::fs::read_to_string(data.join(config::FILE)).unwrap().contains("# port = 7400"));
         std::fs::write(data.join(config::FILE), "[mesh]\nport = 1\n").unwrap();
+        let before = Identity::load(&data).unwrap().id();
         init(&data, &["--name", "UBND xã Kim Thành", "--level", "xã"]).unwrap();
         assert_eq!(std::fs::read_to_string(data.join(config::FILE)).unwrap(), "[mesh]\nport = 1\n");
-        assert_eq!(read(&data).points()[0].level, "xã");
+        assert_eq!(Identity::load(&data).unwrap().id(), before);
+        assert!(!data.join(roster::FILE).exists());
     }
 
     #[test]
-    fn a_roster_without_this_point_or_a_point_without_name_is_refused() {
+    fn what_cannot_be_meant_is_wrong_usage_and_makes_nothing() {
         let base = tempfile::tempdir().unwrap();
-        let [one, two] = ["1", "2"].map(|name| base.path().join(name));
-        assert!(init(&one, &[]).unwrap_err().is::<Usage>());
-        assert!(!one.exists(), "nothing was made");
-        init(&one, &["--name", "Một"]).unwrap();
-        let strange = one.join(roster::FILE);
-        let error = init(&two, &["--roster", strange.to_str().unwrap()]).unwrap_err();
-        assert!(error.to_string().contains("has no point with this node's id"), "{error}");
-        assert!(!two.join(roster::FILE).exists());
+        let data = base.path().join("data");
+        assert!(init(&data, &[]).unwrap_err().is::<Usage>());
+        assert!(init(&data, &["--name", "A", "--shares", "3"]).is_err());
+        let error = init(&data, &["--agency", "A", "--shares", "3", "--threshold", "4"]).unwrap_err();
+        assert!(error.is::<shares::Error>(), "{error}");
+        assert!(!data.exists(), "nothing was made");
     }
 }

@@ -145,8 +145,9 @@ mod tests {
             zone: String::new(),
             rights: Default::default(),
             addresses: vec!["10.0.0.1:7400".into()],
+            replaces: None,
         };
-        roster::save(&data, &store::roster::Roster::new("A".into(), vec![point]).unwrap()).unwrap();
+        roster::save(&data, &roster::for_good("A", vec![point]).unwrap()).unwrap();
         let expected = "UBND xã Kim Thành is stopped\n\
                         no session\n\n\
                         POINT              LEVEL  ONLINE  LAST SEEN  RTT  ADDRESS\n\

@@ -1,6 +1,7 @@
 //! What a command or the console asks of the running node, answered from what the parts say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use codec::capture::{self, Kind};
@@ -15,6 +16,7 @@ use super::deeds::sentence;
 use super::{Driver, unix_ms};
 use crate::control::{self, Clock, Counters, Disk, Fault, Latency, PointStatus, Request, Response, Stats, Status};
 use crate::engine::session::{Fresh, Input, Seat};
+use crate::identity::roster;
 use crate::studio::Shown;
 
 type Reply = oneshot::Sender<Response>;
@@ -89,12 +91,32 @@ impl Driver {
                     }
                 });
             }
+            Request::RosterSet { from } => return Some((self.set_roster(&from), reply)),
             Request::Stop => {
                 self.stopping = true;
                 return Some((Response::Done, reply));
             }
         }
         None
+    }
+
+    /// Takes what a file says of the mesh, if it is news.
+    fn set_roster(&mut self, from: &Path) -> Response {
+        let mut after = self.roster.clone();
+        let merged =
+            roster::read(from).and_then(|theirs| after.merge(&theirs).map_err(|source| roster::wrong(from, source)));
+        match merged {
+            Ok(false) => return Response::Done,
+            Ok(true) => {}
+            Err(error) => return not(Fault::Refused, sentence(&error)),
+        }
+        if let Err(error) = block_in_place(|| roster::keep(&self.config.data, &after, self.vault.archive())) {
+            return not(Fault::Failed, sentence(&error));
+        }
+        self.media.set_points(after.points().iter().map(|point| point.node).collect());
+        self.access.done(Who::Local {}, Deed::Roster, What::Roster { number: after.number() });
+        self.roster = after;
+        Response::Done
     }
 
     /// Reads beside the vault's writer, on a thread that may block.

@@ -33,9 +33,10 @@ fn set_up(base: &Path) -> Vec<PathBuf> {
             zone: String::new(),
             rights: [Right::Chair].into(),
             addresses: vec![],
+            replaces: None,
         });
     }
-    let roster = Roster::new("Thử".into(), points).expect("a good roster");
+    let roster = roster::for_good("Thử", points).expect("a good roster");
     for folder in &folders {
         roster::save(folder, &roster).expect("a folder of our own");
     }

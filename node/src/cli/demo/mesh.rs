@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use codec::capture::Spec;
 use node::control::{self, Request, Response, Status};
+use node::identity::{Identity, roster};
+use store::roster::{Point as Entry, Right};
 use tokio::runtime::Runtime;
 
 use crate::cli::parent;
@@ -51,18 +53,15 @@ impl Mesh {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut mesh = Self { points: Vec::new(), runtime };
         let places: Vec<(String, &'static str, PathBuf)> = (0..number).map(|at| place(folder, at)).collect();
-        let mut blocks = String::new();
+        let mut points = Vec::new();
         for (name, _, data) in &places {
-            let made = run(data, &["init", "--name", name, "--json"])?;
-            blocks.push('\n');
-            blocks.push_str(made["point"].as_str().context("`init --json` prints the point's block")?);
+            run(data, &["init", "--name", name, "--json"])?;
+            points.push(point(data, name)?);
         }
-        let roster = folder.join("roster.toml");
-        std::fs::write(&roster, format!("agency = \"Điểm Cầu demo\"\n{blocks}"))?;
-        let roster = roster.to_str().context("the folder's name is not UTF-8")?.to_owned();
+        let membership = roster::for_good("Điểm Cầu demo", points)?;
         let mut peer = None;
         for (name, role, data) in places {
-            run(&data, &["init", "--roster", &roster, "--json"])?;
+            roster::save(&data, &membership)?;
             let process = spawn(&data, source, peer.as_deref())?;
             mesh.points.push(Point { name, role, data, console: String::new(), process });
             let status = mesh.wait_for_start()?;
@@ -204,6 +203,21 @@ fn place(folder: &Path, at: u16) -> (String, &'static str, PathBuf) {
     let role = if at == 0 { "central" } else { "delegate" };
     let known = NAMES.get(usize::from(at)).map(|name| (*name).to_owned());
     (known.unwrap_or_else(|| format!("UBND xã số {at}")), role, folder.join(format!("{}-{role}", at + 1)))
+}
+
+/// A point of the demo's mesh, which may do everything.
+fn point(data: &Path, name: &str) -> Result<Entry> {
+    let identity = Identity::load(data)?;
+    Ok(Entry {
+        node: identity.id(),
+        wrap: identity.wrap.public(),
+        name: name.to_owned(),
+        level: "commune".to_owned(),
+        zone: String::new(),
+        rights: Right::ALL.into(),
+        addresses: Vec::new(),
+        replaces: None,
+    })
 }
 
 fn log(data: &Path) -> PathBuf {

@@ -1,0 +1,3 @@
+//! Who may come in, and who may not: seen from outside, with the program as people have it.
+
+mod authority;
