@@ -171,22 +171,39 @@ impl Driver {
     async fn start(config: Config, calls: mpsc::Sender<Call>) -> Result<(Driver, Events), Error> {
         let epoch = Instant::now();
         let identity = Identity::load(&config.data)?;
-        let me = identity.id();
         let found = roster::read(&config.data.join(roster::FILE))?;
-        let archive = config.archive();
-        let vault = tokio::task::block_in_place(|| Vault::open(&archive))?;
-        let roster = tokio::task::block_in_place(|| roster::settle(&config.data, &me, found, vault.archive()))?;
-        let own = roster.point(&me).expect("a roster is settled for a node that is in it");
-        if let Some(configured) = config.name.clone().filter(|name| *name != own.name) {
-            return Err(Error::Name { configured, roster: own.name.clone() });
-        }
-        let name = own.name.clone();
         // A source that cannot be used is said now, to whoever starts the program, and not in the middle of a session.
         let source_lacks = codec::capture::check(&config.room.source)?;
         if let Some(lack) = &source_lacks {
             tracing::warn!("the source {} gives {lack}", config.room.source);
         }
 
+        let archive = config.archive();
+        let vault = tokio::task::block_in_place(|| Vault::open(&archive))?;
+        let started = Self::start_on(vault.clone(), config, identity, found, source_lacks, calls, epoch).await;
+        if started.is_err() {
+            // The database must be closed before the process ends.
+            tokio::task::block_in_place(|| vault.close());
+        }
+        started
+    }
+
+    async fn start_on(
+        vault: Vault,
+        config: Config,
+        identity: Identity,
+        found: Membership,
+        source_lacks: Option<String>,
+        calls: mpsc::Sender<Call>,
+        epoch: Instant,
+    ) -> Result<(Driver, Events), Error> {
+        let me = identity.id();
+        let roster = tokio::task::block_in_place(|| roster::settle(&config.data, &me, found, vault.archive()))?;
+        let own = roster.point(&me).expect("a roster is settled for a node that is in it");
+        if let Some(configured) = config.name.clone().filter(|name| *name != own.name) {
+            return Err(Error::Name { configured, roster: own.name.clone() });
+        }
+        let name = own.name.clone();
         let system = |what| move |source| Error::System { what, source };
         let access = access::Log::start(vault.archive().logbook(), identity.node.clone())
             .map_err(system("a thread for the access log"))?;

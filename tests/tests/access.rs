@@ -13,13 +13,13 @@ use store::db::{Batch, Db, Durability};
 use store::id::{Hash, SessionId};
 use store::schema::{self, Column, Store};
 use store::session::{Head, Member, State};
-use tests::office::{Point, init};
+use tests::office::{Point, found};
 use tests::program::{Call, Finished, Folder};
 
 /// A point whose archive has a session with nothing in it.
 fn point(folder: &Folder) -> Point {
     let data = folder.join("point");
-    init(&data, "Xã Kim Thành");
+    found(&[(&data, "Xã Kim Thành")]);
     let identity = Identity::load(&data).expect("a point");
     let archive = Archive::open(&config::archive(&data)).expect("room for an archive");
     let number = store::id::PointNumber::new(0).expect("a small number");
@@ -124,7 +124,7 @@ fn a_log_that_somebody_touched_is_shown_with_the_place_and_ends_with_4() {
 fn a_point_that_never_ran_has_an_empty_log_and_an_empty_folder_is_a_mistake() {
     let folder = Folder::new();
     let data = folder.join("point");
-    init(&data, "Xã Kim Thành");
+    found(&[(&data, "Xã Kim Thành")]);
     assert_eq!(log(&data, &[]), []);
     assert!(!config::archive(&data).exists(), "looking makes nothing");
     fs::create_dir(folder.join("empty")).expect("room for a folder");

@@ -217,7 +217,7 @@ fn a_film_whose_sound_cannot_be_played_is_used_and_everybody_is_told() {
     let six = ["-pix_fmt", "yuv420p", "-c:v", "libx264", "-c:a", "aac", "-ac", "6"];
     film::make(&[&picture[..], &six, &[film.to_str().expect("a plain name")]].concat());
     let mut point = Point::on(folder.join("point"), "Xã Kim Thành");
-    init(&point.data, &point.name);
+    found(&[(&point.data, &point.name)]);
     let source = format!("file:{}", film.display());
     let running = point.run(&["--port", "0", "--source", &source]).own;
     let lack = running.source_lacks.expect("sound is missing");
