@@ -9,10 +9,10 @@
 //! the local network, and Kademlia among those already found. `mesh/dial.rs` decides whom to call when.
 
 mod behaviour;
-mod codec;
+pub mod codec;
 mod dial;
 mod door;
-mod hello;
+pub mod hello;
 mod listen;
 mod peer;
 mod task;

@@ -10,12 +10,14 @@ use libp2p::{StreamProtocol, request_response};
 
 /// Carries messages of at most `bytes_max`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Codec {
-    pub(super) bytes_max: usize,
+pub struct Codec {
+    /// The longest.
+    pub bytes_max: usize,
 }
 
 impl Codec {
-    async fn read(self, io: &mut (impl AsyncRead + Unpin + Send)) -> io::Result<Bytes> {
+    /// Reads one message, and nothing after it.
+    pub async fn read(self, io: &mut (impl AsyncRead + Unpin + Send)) -> io::Result<Bytes> {
         let mut length = [0; 4];
         io.read_exact(&mut length).await?;
         let length = u32::from_be_bytes(length);

@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 /// What this program speaks, over the mesh and on the media plane.
-pub(super) const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 /// Largest greeting in bytes, with room for what later versions add.
-pub(super) const BYTES_MAX: usize = 8 * 1024;
+pub const BYTES_MAX: usize = 8 * 1024;
 /// Addresses of a point we are ready to try for media.
 const CANDIDATES_MAX: usize = 8;
 /// Longest name taken from a greeting, in characters. The roster's name is the one that counts.
@@ -18,22 +18,22 @@ const NAME_CHARS_MAX: usize = 200;
 
 /// A greeting. A map in CBOR; fields unknown to the reader are passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Hello {
+pub struct Hello {
     /// Comes first in every version.
-    pub(super) version: u32,
+    pub version: u32,
     /// Program and its version, for logs.
-    pub(super) program: String,
+    pub program: String,
     /// What the sender calls itself.
-    pub(super) name: String,
+    pub name: String,
     /// UDP port of its media plane. 0: it has none.
-    pub(super) media_port: u16,
+    pub media_port: u16,
     /// Addresses it believes it has.
-    pub(super) addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Why a greeting leads nowhere.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum Error {
+pub enum Error {
     /// It is another version.
     #[error("it speaks version {0} of the mesh and this program version {VERSION}: update the older one")]
     Version(u32),
@@ -43,13 +43,15 @@ pub(super) enum Error {
 }
 
 impl Hello {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The greeting as it is sent.
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         ciborium::into_writer(self, &mut bytes).expect("writing into memory does not fail");
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
+    /// Reads a greeting of at most [`BYTES_MAX`], and cuts its texts to what may be shown.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -66,7 +68,7 @@ impl Hello {
     }
 
     /// Where to try its media plane: first where it was `seen` connecting from, then where it says it is.
-    pub(super) fn media(&self, seen: &[IpAddr]) -> Vec<SocketAddr> {
+    pub fn media(&self, seen: &[IpAddr]) -> Vec<SocketAddr> {
         if self.media_port == 0 {
             return Vec::new();
         }
