@@ -31,6 +31,7 @@ use store::keys::NodeKey;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Address, Port};
+use crate::engine::door::Knocks;
 
 pub use peer::{NotAKey, keypair, node_id, peer_id};
 
@@ -156,6 +157,7 @@ pub struct Peer {
 pub struct Mesh {
     commands: mpsc::Sender<Command>,
     seen: Arc<Mutex<Seen>>,
+    porter: door::Porter,
     port: u16,
 }
 
@@ -180,7 +182,8 @@ impl Mesh {
         let refused = |source| StartError::Listen { listen: settings.listen, source };
         let multicast = settings.multicast && !settings.listen.is_loopback();
         let members = settings.members.keys().filter_map(|node| peer_id(node).ok());
-        let mut swarm = behaviour::swarm(keypair(key), members, multicast).map_err(refused)?;
+        let porter = door::Porter::new();
+        let mut swarm = behaviour::swarm(&keypair(key), members, multicast, porter.clone()).map_err(refused)?;
         let port = listen::listen(&mut swarm, settings.listen, settings.port).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => StartError::PortTaken { listen: settings.listen, port: settings.port.number },
             _ => refused(error),
@@ -188,9 +191,9 @@ impl Mesh {
         let (commands, to_task) = mpsc::channel(COMMANDS_MAX);
         let (from_task, events) = mpsc::channel(EVENTS_MAX);
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let task = task::Task::new(swarm, key.id(), settings, Arc::clone(&seen));
+        let task = task::Task::new(swarm, porter.clone(), key.id(), settings, Arc::clone(&seen));
         tokio::spawn(task.run(to_task, from_task));
-        Ok((Self { commands, seen, port }, events))
+        Ok((Self { commands, seen, porter, port }, events))
     }
 
     /// Asks a point and waits for its answer, ten seconds at most.
@@ -225,6 +228,11 @@ impl Mesh {
     /// Every member as it looks now, without this node.
     pub fn peers(&self) -> BTreeMap<NodeId, Peer> {
         look(&self.seen).peers.clone()
+    }
+
+    /// What came to the door before anybody knew who it was.
+    pub fn knocks(&self) -> Knocks {
+        self.porter.knocks()
     }
 
     /// How many connections were ended because their key is not in the roster.

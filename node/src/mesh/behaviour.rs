@@ -8,16 +8,20 @@ use std::io;
 use std::time::Duration;
 
 use libp2p::allow_block_list::{self, AllowedPeers};
-use libp2p::connection_limits::ConnectionLimits;
+use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::core::Transport as _;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, store::MemoryStore};
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, mdns, noise, ping, tcp, yamux};
+use libp2p::{PeerId, StreamProtocol, Swarm, identify, mdns, noise, ping, quic, swarm, tcp, yamux};
 
 use super::codec::Codec;
-use super::door::Door;
+use super::door::{Guarded, Porter};
 use super::{MESSAGE_BYTES_MAX, hello};
 
 /// Requests of one point in work at once, each way.
@@ -27,13 +31,18 @@ pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Two lost in a row are noticed within [`PING_TIMEOUT`]; the picture has its own, faster heartbeat.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes in work that others began, from all addresses together. `Door` bounds those from one.
-const PENDING_IN_MAX: u32 = 128;
 /// Handshakes in work that we began.
 const PENDING_OUT_MAX: u32 = 256;
 /// Two points may call each other at once over two protocols; more connections than this are of no use.
 const PER_POINT_MAX: u32 = 6;
-/// A handshake takes four round trips at most; who needs longer is not there, or is holding our door open.
+/// Streams of one connection. Requests go both ways, and Kademlia, identify and ping need a few. Over TCP each may hold
+/// 256 KiB that we have not read yet.
+const STREAMS_MAX: usize = 3 * REQUESTS_MAX;
+/// What a QUIC stream and connection may hold that we have not read yet.
+const STREAM_BYTES_MAX: u32 = 256 * 1024;
+const CONNECTION_BYTES_MAX: u32 = 4 * 1024 * 1024;
+/// A handshake that we began takes four round trips at most; who needs longer is not there. Those that others began are
+/// bounded at the door.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(8);
 /// How often the local network is asked who is there, beside what newcomers say of themselves.
 const MDNS_INTERVAL: Duration = Duration::from_secs(30);
@@ -49,7 +58,7 @@ const KAD: StreamProtocol = StreamProtocol::new("/diemcau/kad/1");
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     allowed: allow_block_list::Behaviour<AllowedPeers>,
-    door: Door,
+    limits: connection_limits::Behaviour,
     pub(super) hello: request_response::Behaviour<Codec>,
     pub(super) ask: request_response::Behaviour<Codec>,
     pub(super) kad: kad::Behaviour<MemoryStore>,
@@ -58,34 +67,32 @@ pub(super) struct Behaviour {
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
-/// A swarm that talks to `members` only and does not listen yet.
+/// A swarm that talks to `members` only and does not listen yet; strangers meet `porter` first.
 pub(super) fn swarm(
-    keypair: Keypair,
+    keypair: &Keypair,
     members: impl IntoIterator<Item = PeerId>,
     multicast: bool,
+    porter: Porter,
 ) -> io::Result<Swarm<Behaviour>> {
-    let streams = || {
-        let mut yamux = yamux::Config::default();
-        yamux.set_max_num_streams(4 * REQUESTS_MAX);
-        yamux
-    };
-    let behaviour = Behaviour::new(&keypair, members, multicast);
-    let swarm = SwarmBuilder::with_existing_identity(keypair)
-        .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, streams)
-        .map_err(io::Error::other)?
-        .with_quic_config(|mut quic| {
-            quic.handshake_timeout = HANDSHAKE_MAX;
-            quic.max_concurrent_stream_limit = 4 * REQUESTS_MAX as u32;
-            quic
-        })
-        .with_behaviour(|_| behaviour)
-        .expect("a finished behaviour cannot fail")
-        // Points stay connected whether or not they have something to say; ping finds the dead ones.
-        .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(Duration::MAX))
-        .with_connection_timeout(HANDSHAKE_MAX)
-        .build();
-    Ok(swarm)
+    let mut streams = yamux::Config::default();
+    streams.set_max_num_streams(STREAMS_MAX);
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair).map_err(io::Error::other)?)
+        .multiplex(streams)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let mut config = quic::Config::new(keypair);
+    config.handshake_timeout = HANDSHAKE_MAX;
+    config.max_concurrent_stream_limit = STREAMS_MAX as u32;
+    config.max_stream_data = STREAM_BYTES_MAX;
+    config.max_connection_data = CONNECTION_BYTES_MAX;
+    let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let both = quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed();
+    let transport = TransportTimeout::with_outgoing_timeout(Guarded::new(both, porter), HANDSHAKE_MAX).boxed();
+    let behaviour = Behaviour::new(keypair, members, multicast);
+    // Points stay connected whether or not they have something to say; ping finds the dead ones.
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::MAX);
+    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
 }
 
 impl Behaviour {
@@ -96,7 +103,6 @@ impl Behaviour {
             allowed.allow_peer(member);
         }
         let limits = ConnectionLimits::default()
-            .with_max_pending_incoming(Some(PENDING_IN_MAX))
             .with_max_pending_outgoing(Some(PENDING_OUT_MAX))
             .with_max_established_per_peer(Some(PER_POINT_MAX));
         let exchange = |protocol, bytes_max| {
@@ -115,7 +121,7 @@ impl Behaviour {
         };
         Self {
             allowed,
-            door: Door::new(limits),
+            limits: connection_limits::Behaviour::new(limits),
             hello: exchange(HELLO, hello::BYTES_MAX),
             ask: exchange(ASK, MESSAGE_BYTES_MAX),
             kad: kad(own),

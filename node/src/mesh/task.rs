@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, sleep_until, timeout};
 
 use super::behaviour::{ANSWER_MAX, Behaviour, BehaviourEvent, REQUESTS_MAX};
 use super::dial::{Dialler, Target};
+use super::door::Porter;
 use super::hello::{self, Hello, dialable};
 use super::peer::{quic, socket, tcp};
 use super::{Command, EVENTS_MAX, Error, Event, Peer, Seen, Settings, look, peer_id};
@@ -49,6 +50,7 @@ type Answered = (NodeId, ResponseChannel<Bytes>, Option<Bytes>);
 
 pub(super) struct Task {
     swarm: Swarm<Behaviour>,
+    porter: Porter,
     settings: Settings,
     members: HashMap<PeerId, NodeId>,
     dialler: Dialler,
@@ -96,15 +98,27 @@ struct Wire {
 }
 
 impl Task {
-    pub(super) fn new(swarm: Swarm<Behaviour>, own: NodeId, settings: Settings, seen: Arc<Mutex<Seen>>) -> Self {
+    pub(super) fn new(
+        swarm: Swarm<Behaviour>,
+        porter: Porter,
+        own: NodeId,
+        settings: Settings,
+        seen: Arc<Mutex<Seen>>,
+    ) -> Self {
         let others = settings.members.iter().filter(|(node, _)| **node != own);
         let members: HashMap<_, _> =
             others.clone().filter_map(|(&node, _)| Some((peer_id(&node).ok()?, node))).collect();
         look(&seen).peers = members.values().map(|&node| (node, Peer::default())).collect();
+        for (node, addresses) in others.clone() {
+            for ip in addresses.iter().filter_map(|address| address.host.parse().ok()) {
+                porter.know(*node, ip);
+            }
+        }
         let known = others.map(|(&node, addresses)| (node, addresses.clone()));
         let dialler = Dialler::new(Instant::now(), known, settings.peers.iter().cloned());
         Self {
             swarm,
+            porter,
             settings,
             members,
             dialler,
@@ -286,7 +300,7 @@ impl Task {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Allowed(never) | BehaviourEvent::Door(never) => match never {},
+            BehaviourEvent::Allowed(never) | BehaviourEvent::Limits(never) => match never {},
             BehaviourEvent::Hello(message) => self.on_hello(message),
             BehaviourEvent::Ask(message) => self.on_ask(message),
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, step, .. }) => {
@@ -336,6 +350,9 @@ impl Task {
             asked: 0,
         });
         let at = socket(endpoint.get_remote_address());
+        if let Some(at) = at {
+            self.porter.know(node, at.ip());
+        }
         link.connections.insert(connection, Wire { at, heard: Instant::now() });
         if link.connections.len() == 1 {
             let hello = self.hello().encode().into();

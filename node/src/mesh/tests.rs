@@ -165,7 +165,7 @@ async fn a_stranger_is_sent_away_and_learns_nothing() {
     let [one, two, stranger] = [0, 1, 2].map(|n: usize| keys[n].id());
     let mut point = start(&keys[0], &[one, two], vec![]);
     // The stranger runs our own program and knows the point's key.
-    let mut swarm = behaviour::swarm(keypair(&keys[2]), peer_id(&one), false).unwrap();
+    let mut swarm = behaviour::swarm(&keypair(&keys[2]), peer_id(&one), false, door::Porter::new()).unwrap();
     let address = peer::quic(SocketAddr::new(LOOPBACK, point.mesh.port()));
     swarm.dial(address.with_p2p(peer_id(&one).unwrap()).unwrap()).unwrap();
     let peer = peer_id(&one).unwrap();
@@ -197,7 +197,7 @@ async fn a_point_of_another_version_or_with_a_strange_greeting_is_refused_by_nam
         let keys = [(); 2].map(|()| NodeKey::generate());
         let ids: Vec<_> = keys.iter().map(NodeKey::id).collect();
         let mut point = start(&keys[0], &ids, vec![]);
-        let mut swarm = behaviour::swarm(keypair(&keys[1]), peer_id(&ids[0]), false).unwrap();
+        let mut swarm = behaviour::swarm(&keypair(&keys[1]), peer_id(&ids[0]), false, door::Porter::new()).unwrap();
         swarm.dial(peer::tcp(SocketAddr::new(LOOPBACK, point.mesh.port()))).unwrap();
         let mut answered = false;
         let talk = async {
