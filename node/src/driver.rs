@@ -357,6 +357,7 @@ impl Driver {
         match event {
             mesh::Event::Up { node, media } => {
                 tracing::info!(point = self.name(node), "online");
+                self.media.know(node, &media);
                 self.media_at.insert(node, media);
                 if let Some((addresses, port)) = self.dialled.get(&node).cloned() {
                     self.dial(node, addresses, port);

@@ -31,6 +31,7 @@ use store::record::Header;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::engine::door::{Door, Knocks, Limits, Rate};
 use crate::engine::fanout::{LaneId, Track};
 use crate::wire::media::{Close, Message};
 pub use fetch::{FetchError, Fetched};
@@ -48,7 +49,21 @@ const CONTROL_MAX: usize = 1024;
 const PORTS_TRIED: u16 = 100;
 /// Wait between two attempts to reach a neighbour, growing from the first to the second.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+/// The longest a handshake that we began may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// The door. Each point has two connections; after a power cut all of an office begin at once, from one address if they
+/// stand behind one translator. A handshake costs about half a millisecond.
+const DOOR: Limits = Limits {
+    address: Rate { burst: 64, per_second: 8 },
+    address_work_max: 32,
+    address_open_max: 512,
+    total: Rate { burst: 300, per_second: 100 },
+    total_work_max: 200,
+    unproven_max: 16,
+    proofs: Rate { burst: 1_000, per_second: 1_000 },
+    stranger_time: Duration::from_secs(2),
+    known_time: Duration::from_secs(5),
+};
 
 /// How the media plane is set up.
 #[derive(Clone, Debug)]
@@ -136,6 +151,8 @@ pub(crate) struct Shared {
     endpoint: Endpoint,
     shelf: Arc<dyn Shelf>,
     state: Mutex<State>,
+    /// What strangers meet first.
+    door: Mutex<Door>,
     hub: mpsc::Sender<Command>,
     events: mpsc::Sender<Event>,
     dirty: Arc<live::Dirty>,
@@ -153,7 +170,8 @@ struct State {
     points: BTreeSet<NodeId>,
     sessions: BTreeMap<SessionId, Session>,
     peers: BTreeMap<NodeId, Peer>,
-    copies: BTreeMap<NodeId, Connection>,
+    /// For each neighbour, newest last. Both sides may make one at the same moment.
+    copies: BTreeMap<NodeId, Vec<Connection>>,
     dials: BTreeMap<NodeId, (Vec<SocketAddr>, AbortHandle)>,
     lanes: LaneId,
 }
@@ -185,6 +203,7 @@ impl Media {
             endpoint: endpoint.clone(),
             shelf,
             state: Mutex::default(),
+            door: Mutex::new(Door::new(Instant::now(), DOOR)),
             hub,
             events,
             dirty: Arc::clone(&dirty),
@@ -208,14 +227,26 @@ impl Media {
                 peer.connection.close(VarInt::from_u32(Close::Stranger as u32), b"");
             }
         }
-        state.copies.retain(|node, connection| {
+        state.copies.retain(|node, connections| {
             let stays = points.contains(node);
             if !stays {
-                connection.close(VarInt::from_u32(Close::Stranger as u32), b"");
+                connections.iter().for_each(|copy| copy.close(VarInt::from_u32(Close::Stranger as u32), b""));
             }
             stays
         });
+        self.shared.door().retain(|node| points.contains(node));
         state.points = points;
+    }
+
+    /// A point that is a member is or was at these addresses, so it is let in from there however many strangers knock.
+    pub fn know(&self, node: NodeId, addresses: &[SocketAddr]) {
+        let mut door = self.shared.door();
+        addresses.iter().for_each(|address| door.know(node, address.ip()));
+    }
+
+    /// What came to the door before anybody knew who it was.
+    pub fn knocks(&self) -> Knocks {
+        self.shared.door().knocks()
     }
 
     /// From now on the session's tracks may be announced, subscribed and sent. Opening it again changes nothing.
@@ -251,7 +282,7 @@ impl Media {
             task.abort();
         }
         let closing = state.peers.get(&node).map(|peer| peer.connection.clone());
-        for connection in closing.into_iter().chain(state.copies.remove(&node)) {
+        for connection in closing.into_iter().chain(state.copies.remove(&node).into_iter().flatten()) {
             connection.close(VarInt::from_u32(Close::Done as u32), b"");
         }
     }
@@ -323,6 +354,11 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere leaves the maps whole: each change is one insertion or removal.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn door(&self) -> MutexGuard<'_, Door> {
+        // Each change is whole before anything can panic.
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn tell_hub(&self, command: Command) {

@@ -261,6 +261,11 @@ impl Driver {
         let mut counters: BTreeMap<String, u64> =
             self.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         counters.insert("strangers_refused".into(), self.mesh.strangers());
+        for (plane, knocks) in [("mesh", self.mesh.knocks()), ("media", self.media.knocks())] {
+            counters.insert(format!("{plane}_knocks_entered"), knocks.entered);
+            counters.insert(format!("{plane}_knocks_asked"), knocks.asked);
+            counters.insert(format!("{plane}_knocks_ignored"), knocks.ignored);
+        }
         if let Some(made) = self.studio.produced() {
             counters.insert("pictures_captured".into(), made.captured);
             for (layer, stats) in [("audio", made.audio), ("main", made.main), ("thumb", made.thumb)] {

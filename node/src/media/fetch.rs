@@ -25,9 +25,15 @@ const SHARE_IDLE_PERCENT: u64 = 80;
 /// A copy waits no longer than this for a slice, so that repair creeps on over a line that is never free.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 const SLICE: usize = 16 * 1024;
+/// An asker that does not take a slice within this time has his stream reset: it keeps a record in memory.
+const SLICE_MAX: Duration = Duration::from_secs(60);
+/// Connections for copies with one neighbour.
+pub(super) const COPIES_MAX: usize = 3;
 const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// A fetch from which nothing comes for so long has failed: longer than a live session's pause should be.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// And so has one that is slower than this, in bytes per second: half of a tenth of the slowest line we work on.
+const PACE_MIN: u64 = 400;
 /// Longest record that is accepted.
 const RECORD_LEN_MAX: u64 = store::record::GROUP_LEN_MAX as u64;
 
@@ -111,7 +117,8 @@ pub(super) async fn fetch(
 async fn copy_connection(shared: &Arc<Shared>, node: NodeId) -> Result<Connection, FetchError> {
     let address = {
         let state = shared.state();
-        if let Some(connection) = state.copies.get(&node).filter(|copy| copy.close_reason().is_none()) {
+        let copies = state.copies.get(&node);
+        if let Some(connection) = copies.and_then(|copies| copies.iter().rfind(|copy| copy.close_reason().is_none())) {
             return Ok(connection.clone());
         }
         state.peers.get(&node).map(|peer| peer.connection.remote_address()).ok_or(FetchError::Away)?
@@ -124,14 +131,25 @@ async fn copy_connection(shared: &Arc<Shared>, node: NodeId) -> Result<Connectio
 /// Serves a copy connection to its end; either side may ask on it.
 pub(super) async fn serve(shared: Arc<Shared>, node: NodeId, connection: Connection) {
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(0));
-    shared.state().copies.insert(node, connection.clone());
+    let oldest = {
+        let mut state = shared.state();
+        let copies = state.copies.entry(node).or_default();
+        copies.push(connection.clone());
+        if copies.len() > COPIES_MAX { Some(copies.remove(0)) } else { None }
+    };
+    if let Some(oldest) = oldest {
+        oldest.close(VarInt::from_u32(Close::Replaced as u32), b"");
+    }
     while let Ok((sender, receiver)) = connection.accept_bi().await {
         // As many at once as the transport admits streams.
         tokio::spawn(give(Arc::clone(&shared), node, connection.clone(), sender, receiver));
     }
     let mut state = shared.state();
-    if state.copies.get(&node).is_some_and(|copy| copy.stable_id() == connection.stable_id()) {
-        state.copies.remove(&node);
+    if let Some(copies) = state.copies.get_mut(&node) {
+        copies.retain(|copy| copy.stable_id() != connection.stable_id());
+        if copies.is_empty() {
+            state.copies.remove(&node);
+        }
     }
 }
 
@@ -144,7 +162,11 @@ async fn give(
 ) {
     let request = match read_message::<FetchRequest>(&mut receiver, REQUEST_MAX).await {
         Ok(Some(request)) => request,
-        Ok(None) | Err(FetchError::Line(_) | FetchError::Away) => return,
+        Ok(None) | Err(FetchError::Line(_) | FetchError::Away) => {
+            // Fails only on a stream that is over. Dropping it would look like an answer that is empty.
+            let _ = sender.reset(VarInt::from_u32(Reset::Broken as u32));
+            return;
+        }
         Err(FetchError::Wrong(why)) => {
             tracing::warn!(peer = %node.short(), why, "media: a fetch that cannot be read");
             return connection.close(VarInt::from_u32(Close::Malformed as u32), b"a fetch that cannot be read");
@@ -189,7 +211,12 @@ async fn answer(
         while !bytes.is_empty() {
             let slice = bytes.split_to(SLICE.min(bytes.len()));
             pause(shared, node, slice.len()).await;
-            sender.write_chunk(slice).await?;
+            let Ok(written) = tokio::time::timeout(SLICE_MAX, sender.write_chunk(slice)).await else {
+                // Fails only on a stream that is over.
+                let _ = sender.reset(VarInt::from_u32(Reset::Late as u32));
+                return Ok(());
+            };
+            written?;
         }
     }
     // Fails only when the asker stopped the stream.
@@ -247,9 +274,11 @@ async fn read_message<T: for<'de> serde::Deserialize<'de>>(
 /// `len` bytes, taken as they come: memory grows with what arrived, not with what was promised.
 async fn read_exactly(stream: &mut RecvStream, len: u64) -> Result<Bytes, FetchError> {
     let mut bytes = bytes::BytesMut::new();
+    let until = tokio::time::Instant::now() + SILENCE_MAX + Duration::from_secs(len / PACE_MIN);
     while (bytes.len() as u64) < len {
         let left = usize::try_from(len - bytes.len() as u64).map_err(line)?;
-        let chunk = tokio::time::timeout(SILENCE_MAX, stream.read_chunk(left, true)).await;
+        let patience = until.min(tokio::time::Instant::now() + SILENCE_MAX);
+        let chunk = tokio::time::timeout_at(patience, stream.read_chunk(left, true)).await;
         let chunk = chunk.map_err(|_| line("nothing came"))?.map_err(line)?;
         bytes.extend_from_slice(&chunk.ok_or_else(|| line("the answer broke off"))?.bytes);
     }

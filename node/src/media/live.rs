@@ -1,8 +1,8 @@
 //! A group in the air: one append-only log of bytes that everybody reads at his own place.
 //!
 //! The source appends what it makes or receives; the fan-out, the archive and the room's decoder read. Nothing is
-//! copied: a chunk is a reference into the packet it came in. The log lives until its slowest reader is done, and no
-//! longer than its group's limit allows it to grow.
+//! copied: a chunk is a reference into the packet it came in, unless it is so short that it would keep much more in memory
+//! than itself. The log lives until its slowest reader is done, and no longer than its group's limit allows it to grow.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

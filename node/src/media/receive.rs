@@ -4,7 +4,7 @@
 //! Until then nothing is read from it, and nothing said. After that each stream has its own small task, bounded in
 //! bytes and in time; what breaks a rule ends the connection, what is merely not wanted ends the stream.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,27 +21,33 @@ use super::send::Command;
 use super::session::Inadmissible;
 use super::tls::{self, Purpose};
 use super::{CONTROL_MAX, Event, HANDSHAKE_MAX, Peer, Shared, fetch};
+use crate::engine::door::{Answer, Proof, Visit};
 use crate::engine::fanout::LaneId;
 use crate::wire::media::{self as wire, Close, MESSAGE_LEN_MAX, Message, Reset, STREAM_GROUP, STREAM_PROBE};
 
-/// Handshakes under way at once; beyond that a newcomer is refused.
-const HANDSHAKES_MAX: usize = 256;
-/// From so many on, an address must prove that it is its own before it costs us anything (QUIC Retry, RFC 9000 8.1.2).
-const HANDSHAKES_RETRY: usize = 32;
 /// A group's stream must say what it is within this time.
 const HEADER_MAX: Duration = Duration::from_secs(5);
 /// A group from which nothing comes for so long is broken: sound comes every 20 ms, a still screen every 10 s.
 const GROUP_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// No group is open for longer.
 const GROUP_TIME_MAX: Duration = Duration::from_secs(60);
+/// Pieces a group may come in: eight for each frame it may have at most is more than any line makes of it.
+const CHUNKS_MAX: u32 = 8 * record::FRAME_COUNT_MAX;
+/// A piece shorter than this is copied out of the packet it came in, which it would keep in memory with it.
+const CHUNK_LEN_MIN: usize = 1024;
 /// Clock exchanges, which are also the heartbeat: often at first, for a good offset soon.
 const CLOCK_FIRST: (u32, Duration) = (8, Duration::from_millis(150));
 const CLOCK_INTERVAL: Duration = Duration::from_millis(700);
 /// Silence after which a tile says so.
 const QUIET_AFTER: Duration = Duration::from_millis(2000);
+/// A control message that began must be whole within this time. Between messages there may be any time: a neighbour that
+/// is not heard at all is noticed by the clock exchange, and ended by the transport.
+const MESSAGE_MAX: Duration = Duration::from_secs(10);
 /// Control messages a neighbour may send at once, and per second after that.
 const MESSAGES_BURST: f64 = 2048.0;
 const MESSAGES_RATE: f64 = 200.0;
+/// A train of padding ends by itself within half a second, or is of no use.
+const PROBE_MAX: Duration = Duration::from_secs(10);
 /// Time between two trains of padding from one neighbour.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -54,28 +60,52 @@ pub(super) enum Side {
 
 /// Accepts until the endpoint closes.
 pub(super) async fn accept(shared: Arc<Shared>) {
-    let handshakes = Arc::new(AtomicUsize::new(0));
     while let Some(incoming) = shared.endpoint.accept().await {
-        let under_way = handshakes.load(Ordering::Relaxed);
-        if under_way >= HANDSHAKES_MAX {
-            incoming.refuse();
-        } else if under_way >= HANDSHAKES_RETRY && !incoming.remote_address_validated() {
-            // An address that was validated already cannot be asked again, which the condition rules out.
-            let _ = incoming.retry();
-        } else {
-            handshakes.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(greet(Arc::clone(&shared), incoming, Arc::clone(&handshakes)));
+        let proof = if incoming.remote_address_validated() { Proof::Given } else { Proof::Askable };
+        let answer = shared.door().knock(Instant::now(), incoming.remote_address().ip(), proof);
+        match answer {
+            Answer::Enter(visit) => {
+                let guest = Guest { shared: Arc::clone(&shared), visit: Some(visit) };
+                tokio::spawn(greet(incoming, guest));
+            }
+            Answer::Prove => {
+                // Fails only for an address that was validated already.
+                let _ = incoming.retry();
+            }
+            Answer::Ignore => incoming.ignore(),
         }
     }
 }
 
-async fn greet(shared: Arc<Shared>, incoming: Incoming, handshakes: Arc<AtomicUsize>) {
-    let connection = match tokio::time::timeout(HANDSHAKE_MAX, incoming).await {
-        Ok(Ok(connection)) => Some(connection),
-        Ok(Err(_)) | Err(_) => None,
-    };
-    handshakes.fetch_sub(1, Ordering::Relaxed);
-    let Some(connection) = connection else { return };
+/// Somebody's place at the door, given back when dropped.
+struct Guest {
+    shared: Arc<Shared>,
+    visit: Option<Visit>,
+}
+
+impl Guest {
+    fn patience(&self) -> Duration {
+        self.visit.as_ref().map_or(Duration::ZERO, |visit| self.shared.door().patience(visit))
+    }
+
+    fn welcome(&mut self, node: NodeId) {
+        if let Some(visit) = &mut self.visit {
+            self.shared.door().welcome(Instant::now(), visit, node);
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(visit) = self.visit.take() {
+            self.shared.door().end(visit);
+        }
+    }
+}
+
+async fn greet(incoming: Incoming, mut guest: Guest) {
+    let Ok(Ok(connection)) = tokio::time::timeout(guest.patience(), incoming).await else { return };
+    let shared = Arc::clone(&guest.shared);
     let Some((node, purpose)) = tls::peer_of(&connection) else {
         return connection.close(VarInt::from_u32(Close::Malformed as u32), b"");
     };
@@ -83,6 +113,7 @@ async fn greet(shared: Arc<Shared>, incoming: Incoming, handshakes: Arc<AtomicUs
         tracing::info!(peer = %node.short(), "media: a stranger was turned away");
         return connection.close(VarInt::from_u32(Close::Stranger as u32), b"");
     }
+    guest.welcome(node);
     match purpose {
         Purpose::Live => run(shared, node, connection, Side::Accepted).await,
         Purpose::Copy => fetch::serve(shared, node, connection).await,
@@ -191,16 +222,25 @@ async fn read_control(link: Arc<Link>, mut stream: RecvStream) {
     let mut buffer = vec![0; MESSAGE_LEN_MAX];
     loop {
         let mut len = [0; 2];
-        if stream.read_exact(&mut len).await.is_err() {
+        if stream.read_exact(&mut len[..1]).await.is_err() {
             return link.connection.close(VarInt::from_u32(Close::Done as u32), b"");
         }
-        let len = usize::from(u16::from_be_bytes(len));
-        if len > MESSAGE_LEN_MAX {
-            return link.refuse("a control message is too long").await;
-        }
-        if stream.read_exact(&mut buffer[..len]).await.is_err() {
-            return link.connection.close(VarInt::from_u32(Close::Done as u32), b"");
-        }
+        let rest = async {
+            stream.read_exact(&mut len[1..]).await.ok()?;
+            let len = usize::from(u16::from_be_bytes(len));
+            // One that is too long is not waited for.
+            let body = buffer.get_mut(..len);
+            if let Some(body) = body {
+                stream.read_exact(body).await.ok()?;
+            }
+            Some(len)
+        };
+        let len = match tokio::time::timeout(MESSAGE_MAX, rest).await {
+            Ok(Some(len)) if len <= MESSAGE_LEN_MAX => len,
+            Ok(Some(_)) => return link.refuse("a control message is too long").await,
+            Ok(None) => return link.connection.close(VarInt::from_u32(Close::Done as u32), b""),
+            Err(_) => return link.refuse("a control message that does not end").await,
+        };
         allowed = (allowed + counted.elapsed().as_secs_f64() * MESSAGES_RATE).min(MESSAGES_BURST) - 1.0;
         counted = Instant::now();
         if allowed < 0.0 {
@@ -363,7 +403,7 @@ async fn take_stream(link: Arc<Link>, mut stream: RecvStream) {
     match kind[0] {
         STREAM_GROUP => take_group(link, stream).await,
         STREAM_PROBE if link.admits_probe() => {
-            if let Some(answer) = probe::take(stream).await {
+            if let Ok(Some(answer)) = tokio::time::timeout(PROBE_MAX, probe::take(stream)).await {
                 link.reply(answer);
             }
         }
@@ -401,7 +441,8 @@ async fn forward_group(link: &Link, stream: &mut RecvStream) -> Result<(), Fault
     let mut parser = record::Reader::new();
     let mut head: Vec<Bytes> = Vec::new();
     let header = loop {
-        let chunk = read(stream, HEADER_MAX).await?.ok_or(Fault::Broken)?;
+        let left = HEADER_MAX.saturating_sub(begun.elapsed());
+        let chunk = read(stream, left).await?.ok_or(Fault::Broken)?;
         parser.push(&chunk);
         head.push(chunk);
         if let Some(item) = parser.next().map_err(|_| Fault::Rule("a group that cannot be read"))? {
@@ -429,9 +470,14 @@ async fn forward_group(link: &Link, stream: &mut RecvStream) -> Result<(), Fault
     head.for_each(|chunk| writer.append(chunk));
     link.shared.tell_driver(Event::Group(Reader::new(log))).await;
     let mut ended = drain(&mut parser)?;
+    let mut chunks = 0;
     while let Some(chunk) = read(stream, GROUP_SILENCE_MAX).await? {
         if ended || begun.elapsed() > GROUP_TIME_MAX {
             return Err(Fault::Rule("a group that does not end"));
+        }
+        chunks += 1;
+        if chunks > CHUNKS_MAX {
+            return Err(Fault::Rule("a group in too many pieces"));
         }
         parser.push(&chunk);
         ended = drain(&mut parser)?;
@@ -462,7 +508,10 @@ impl Drop for Admitted<'_> {
 
 async fn read(stream: &mut RecvStream, patience: Duration) -> Result<Option<Bytes>, Fault> {
     match tokio::time::timeout(patience, stream.read_chunk(64 * 1024, true)).await {
-        Ok(Ok(chunk)) => Ok(chunk.map(|chunk| chunk.bytes)),
+        Ok(Ok(chunk)) => Ok(chunk.map(|chunk| match chunk.bytes.len() {
+            ..CHUNK_LEN_MIN => Bytes::copy_from_slice(&chunk.bytes),
+            _ => chunk.bytes,
+        })),
         Ok(Err(_)) | Err(_) => Err(Fault::Broken),
     }
 }

@@ -1,5 +1,6 @@
 //! The media plane on real sockets: a good line, a bad line, and bad neighbours.
 
+mod flood;
 mod hostile;
 mod line;
 mod plane;

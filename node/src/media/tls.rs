@@ -29,6 +29,11 @@ const GROUP_STREAMS: u32 = 128;
 /// Fetches under way at once from one neighbour.
 const FETCH_STREAMS: u32 = 4;
 
+/// Newcomers that the door has not looked at yet, and what may be kept of what they send meanwhile. It looks at once.
+const INCOMING_MAX: usize = 1024;
+const INCOMING_BYTES: u64 = 8 * 1024;
+const INCOMING_BYTES_TOTAL: u64 = 4 << 20;
+
 /// What a connection is for; each has its own ALPN, congestion window and priorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -54,6 +59,10 @@ pub(super) fn server(keypair: &Keypair) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(fault)?));
     // The purpose is known only after the handshake; fetch streams are then closed to live connections by hand.
     config.transport_config(Arc::new(transport(FETCH_STREAMS)));
+    config
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
     Ok(config)
 }
 

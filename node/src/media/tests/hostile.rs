@@ -6,18 +6,18 @@ use crate::wire::media::{self as wire, Close, FetchRequest, Message, STREAM_GROU
 use quinn::{Connection, ConnectionError, VarInt};
 
 /// A talking pair beside which somebody misbehaves: central, a listener, and the events of both.
-struct Scene {
-    central: Node,
+pub(super) struct Scene {
+    pub(super) central: Node,
     heard: Arc<Mutex<Heard>>,
     _delegate: Media,
 }
 
-const STRANGER: u16 = 99;
+pub(super) const STRANGER: u16 = 99;
 /// The first of the points that misbehave; the others follow.
-const HOSTILE: u16 = 2;
+pub(super) const HOSTILE: u16 = 2;
 const POINTS: u16 = 12;
 
-async fn scene() -> Scene {
+pub(super) async fn scene() -> Scene {
     let mut central = Node::start(0, POINTS);
     let mut delegate = Node::start(1, POINTS);
     delegate.media.dial(key(0).id(), vec![central.addr()]);
@@ -36,7 +36,7 @@ async fn scene() -> Scene {
 
 impl Scene {
     /// Lets two seconds of sound pass while `attack` goes on, and shows that none of it was harmed.
-    async fn undisturbed<T>(&self, seq: u64, attack: impl Future<Output = T>) -> T {
+    pub(super) async fn undisturbed<T>(&self, seq: u64, attack: impl Future<Output = T>) -> T {
         let offer = Offer::sound(Duration::from_secs(2));
         let published = Published::default();
         let talk =
@@ -48,14 +48,14 @@ impl Scene {
     }
 }
 
-async fn connect(address: SocketAddr, number: u16, purpose: Purpose) -> Result<Connection, ConnectionError> {
+pub(super) async fn connect(address: SocketAddr, number: u16, purpose: Purpose) -> Result<Connection, ConnectionError> {
     let client = tls::client(&crate::mesh::keypair(&key(number)), &key(0).id(), purpose).expect("keys");
     let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a socket");
     endpoint.connect_with(client, address, "x").expect("valid").await
 }
 
 /// A connection of a point that takes part, with its control stream.
-async fn hostile(address: SocketAddr, number: u16) -> (Connection, quinn::SendStream) {
+pub(super) async fn hostile(address: SocketAddr, number: u16) -> (Connection, quinn::SendStream) {
     let connection = connect(address, number, Purpose::Live).await.expect("a point may connect");
     let (mut control, _) = connection.open_bi().await.expect("a stream");
     control.write_all(&wire::encode(&Message::Clock { sent: 1 }).expect("small")).await.expect("connected");
@@ -64,11 +64,11 @@ async fn hostile(address: SocketAddr, number: u16) -> (Connection, quinn::SendSt
 
 /// Ended by the far side. It says why, unless its window towards us is full at that moment: quinn holds the close back
 /// then, as if it were data, and a stateless reset (RFC 9000, 10.3) ends the connection a little later.
-fn turned_out(error: &ConnectionError) -> bool {
+pub(super) fn turned_out(error: &ConnectionError) -> bool {
     closed_with(error, Close::Malformed) || closed_with(error, Close::Silent) || matches!(error, ConnectionError::Reset)
 }
 
-fn closed_with(error: &ConnectionError, code: Close) -> bool {
+pub(super) fn closed_with(error: &ConnectionError, code: Close) -> bool {
     matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(code as u32))
 }
 
@@ -110,7 +110,7 @@ async fn send_group(connection: &Connection, bytes: &[u8]) {
     let _ = stream.finish();
 }
 
-fn group_of(point: u16, seq: u64) -> Vec<u8> {
+pub(super) fn group_of(point: u16, seq: u64) -> Vec<u8> {
     let track = track(point, TrackKind::Audio);
     let sealer = Sealer::new(
         &SessionKey::generate(),
