@@ -4,5 +4,6 @@
 //! RocksDB takes long, and a test binary for each would take it each time.
 
 pub mod film;
+pub mod fuzz;
 pub mod office;
 pub mod program;

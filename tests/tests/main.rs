@@ -3,6 +3,7 @@
 mod access;
 mod archive;
 mod cli;
+mod fuzz;
 mod session;
 mod tidy;
 mod trust;

@@ -1,0 +1,91 @@
+//! What lies on disk and may have been changed there, or was handed on by others: signed records, heads, keys.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use store::cbor as deterministic;
+use store::id::NodeId;
+use store::journal::{Chain, Entry};
+use store::keys::{Wrap, WrapContext};
+use store::roster::Roster;
+use store::session::Head;
+use store::signed::{Content, LEN_MAX, Signed};
+
+use super::seeds;
+
+/// Every kind of signed record: as it is signed, and what is signed alone, since no run of mutations finds a signature.
+pub(super) fn signed(bytes: &[u8]) -> bool {
+    is_signed::<Entry>(bytes)
+}
+
+fn is_signed<T: Content + Clone + PartialEq + Debug>(bytes: &[u8]) -> bool {
+    let record = Signed::<T>::parse(Bytes::copy_from_slice(bytes));
+    if let Ok(record) = &record {
+        assert_eq!(record.bytes(), bytes);
+        let content = deterministic::encode(record.content());
+        assert_eq!(&deterministic::decode::<T>(&content, LEN_MAX).expect("it was read before"), record.content());
+    }
+    let content = deterministic::decode::<T>(bytes, LEN_MAX);
+    if let Ok(content) = &content {
+        assert_eq!(deterministic::encode(content), bytes, "a record has one form");
+        let again = Signed::new(content.clone(), &seeds::node_key(1));
+        assert_eq!(Signed::<T>::parse(again.bytes().clone()).as_ref(), Ok(&again));
+    }
+    record.is_ok() || content.is_ok()
+}
+
+/// Entries one after the other, each behind its length in two bytes, as a journal is read back.
+pub(super) fn journal(bytes: &[u8]) -> bool {
+    let mut chain = Chain::new(seeds::session(), seeds::node_key(0).id());
+    let mut rest = bytes;
+    let mut entries = 0;
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let Some((entry, after)) = after.split_at_checked(usize::from(u16::from_be_bytes(*length))) else { break };
+        rest = after;
+        let Ok(entry) = Signed::<Entry>::parse(Bytes::copy_from_slice(entry)) else { break };
+        let before = (chain.len(), chain.last());
+        match chain.accept(&entry) {
+            Ok(()) => {
+                entries += 1;
+                assert_eq!((chain.len(), chain.last()), (before.0 + 1, entry.hash()));
+                assert_eq!((entry.content().n, entry.content().prev), before);
+            }
+            Err(_) => assert_eq!((chain.len(), chain.last()), before, "what was refused changed the chain"),
+        }
+    }
+    entries > 0
+}
+
+pub(super) fn head(bytes: &[u8]) -> bool {
+    let Ok(head) = Head::decode(bytes) else { return false };
+    assert_eq!(head.encode(), bytes, "a head has one form");
+    assert!(head.member(head.points[0].number).is_some() && head.number(&head.central).is_some());
+    true
+}
+
+pub(super) fn cbor(bytes: &[u8]) -> bool {
+    deterministic::decode::<IgnoredAny>(bytes, LEN_MAX).is_ok()
+}
+
+pub(super) fn roster(bytes: &[u8]) -> bool {
+    let Ok(roster) = Roster::from_toml(&String::from_utf8_lossy(bytes)) else { return false };
+    assert_eq!(Roster::from_toml(&roster.to_toml()).as_ref(), Ok(&roster));
+    for point in roster.points() {
+        assert_eq!(roster.point(&point.node), Some(point));
+        assert_eq!(roster.named(&point.name), Some(point));
+    }
+    true
+}
+
+/// A wrapped key opens for whom it was made and in no other form than it was made.
+pub(super) fn wrap(bytes: &[u8]) -> bool {
+    let Ok(wrap) = Wrap::decode(bytes) else { return false };
+    assert_eq!(wrap.as_bytes(), bytes);
+    let (key, context) = (seeds::wrap_key(), seeds::wrap_context());
+    let elsewhere = WrapContext { recipient: NodeId::from_bytes([9; 32]), ..context };
+    let opened = wrap.open(&key, &context);
+    assert!(opened.is_err() || opened.as_ref().is_ok_and(|key| *key == seeds::session_key()), "another key came out");
+    assert!(wrap.open(&key, &elsewhere).is_err(), "a wrap opens where it was not made for");
+    opened.is_ok()
+}

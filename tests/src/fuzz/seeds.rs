@@ -1,0 +1,318 @@
+//! Good examples for each target, made by the program as it is, so that a change of form never leaves the targets with
+//! inputs that nobody understands. Keys and ids are fixed.
+
+use std::collections::BTreeSet;
+use std::io::Cursor;
+
+use codec::audio;
+use codec::frame::Frame;
+use codec::mp4::{Fragmenter, Writer};
+use codec::picture::Picture;
+use codec::samples::Samples;
+use codec::time::MediaTime;
+use codec::video;
+use node::config;
+use node::control::Request;
+use node::mesh::hello::{self, Hello};
+use node::wire::control::{Accepted, End, Finished, Invite, Last, Message, Span};
+use node::wire::media;
+use store::cbor;
+use store::id::{Hash, NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::inventory::{Have, Page};
+use store::journal::{Chain, EndReason, Event, GapReason, LeftReason};
+use store::keys::{NodeKey, SessionKey, Wrap, WrapContext, WrapKey, WrapPublic};
+use store::record::{self, Flags};
+use store::roster::{Point, Right, Roster};
+use store::seal::{Sealer, Start, Suite};
+use store::session::{Head, Member, State};
+
+/// Examples for the target of this name, each of which it understands.
+pub fn seeds(name: &str) -> Vec<Vec<u8>> {
+    match name {
+        "control_message" => control_messages(),
+        "media_message" => media_messages(),
+        "group" => groups(),
+        "hello" => vec![hello().encode()],
+        "framing" => vec![framed(b""), framed(b"abc"), framed(&[0xff; 64])],
+        "inventory" => inventories(),
+        "signed" => journal().iter().flat_map(|entry| [entry.bytes.clone(), entry.content.clone()]).collect(),
+        "journal" => vec![journal().iter().flat_map(|entry| prefixed(&entry.bytes)).collect()],
+        "head" => vec![head().encode(), Head { state: State::Ended, ended_unix_ms: Some(9), ..head() }.encode()],
+        "cbor" => vec![cbor::encode(&head()), cbor::encode(&(1, "á", [None, Some(-7)])), vec![0xa1, 0x80, 0xf6]],
+        "roster" => vec![roster().to_toml().into_bytes()],
+        "wrap" => vec![wrap().as_bytes().to_vec()],
+        "names" => names(),
+        "config" => vec![config::template().into_bytes(), uncommented().into_bytes()],
+        "request" => requests(),
+        "mp4" => films(),
+        "y4m" => vec![y4m()],
+        "wav" => vec![wav(1, 16), wav(2, 8), wav(1, 24)],
+        "annexb" => pictures().into_iter().take(1).map(|frame| frame.data.to_vec()).collect(),
+        other => panic!("no examples of {other:?}"),
+    }
+}
+
+pub(super) fn node_key(number: u8) -> NodeKey {
+    NodeKey::from_bytes(&[number + 1; 32])
+}
+
+pub(super) fn session_key() -> SessionKey {
+    SessionKey::from_bytes(&[7; 32])
+}
+
+pub(super) fn wrap_key() -> WrapKey {
+    WrapKey::from_bytes(&[8; 32])
+}
+
+pub(super) fn wrap_context() -> WrapContext {
+    WrapContext { session: session(), epoch: 0, recipient: node_key(1).id() }
+}
+
+pub(super) fn session() -> SessionId {
+    SessionId::from_parts(1_700_000_000_000, [9; 10])
+}
+
+fn number(n: u16) -> PointNumber {
+    PointNumber::new(n).expect("a small number")
+}
+
+fn track() -> TrackId {
+    TrackId::new(number(1), TrackKind::Main)
+}
+
+fn wrap() -> Wrap {
+    session_key().wrap(&wrap_key().public(), &wrap_context()).expect("a good key")
+}
+
+fn head() -> Head {
+    let member = |n: u8, name: &str| Member { number: number(n.into()), node: node_key(n).id(), name: name.to_owned() };
+    Head {
+        id: session(),
+        title: "Tiếp công dân định kỳ".to_owned(),
+        state: State::Open,
+        central: node_key(0).id(),
+        points: vec![member(0, "Trung tâm"), member(1, "Xã Tân Phú")],
+        epoch: 0,
+        commitment: session_key().commitment(),
+        suite: Suite::default(),
+        started_unix_ms: 1_700_000_000_000,
+        ended_unix_ms: None,
+    }
+}
+
+fn control_messages() -> Vec<Vec<u8>> {
+    let (session, media) = (session(), vec!["192.168.1.5:7500".parse().expect("an address"); 2]);
+    let unused = vec![Span { track: track(), from: 3, to: 4 }];
+    let messages = [
+        Message::Invite(Box::new(Invite {
+            head: head(),
+            wrap: wrap(),
+            media: media.clone(),
+            media_port: 7500,
+            origin: -5,
+        })),
+        Message::Accepted(Accepted { session, first_seq: 17, unused: unused.clone() }),
+        Message::refused(session, "bận"),
+        Message::End(End { session, unix_ms: 5, media, media_port: 7500 }),
+        Message::Ending { session, took_part: true },
+        Message::Finished(Finished { session, tracks: vec![Last { track: track(), seq: 9 }], unused }),
+        Message::Back { session },
+        Message::Wait { session },
+        Message::Done { session },
+    ];
+    messages.iter().map(|message| message.encode().expect("within limits")).collect()
+}
+
+fn media_messages() -> Vec<Vec<u8>> {
+    let (session, track) = (session(), track());
+    let messages = [
+        media::Message::Announce { session, tracks: vec![track; 3] },
+        media::Message::Subscribe { session, track, priority: 4 },
+        media::Message::Unsubscribe { session, track },
+        media::Message::Keyframe { session, track },
+        media::Message::Clock { sent: u64::MAX },
+        media::Message::ClockReply { sent: 1, remote: 2 },
+        media::Message::Probed { bytes: 3, micros: 4 },
+    ];
+    let mut all: Vec<_> = messages.iter().map(|message| media::encode(message).expect("small")).collect();
+    all.push(media::encode(&media::FetchRequest { session, track, from: 0, to: 5, len_max: 1000 }).expect("small"));
+    all.push(media::encode(&media::FetchItem { seq: 5, len: Some(7) }).expect("small"));
+    all.push(media::encode(&media::FetchItem { seq: 6, len: None }).expect("small"));
+    all.into_iter().map(|message| message[2..].to_vec()).collect()
+}
+
+/// One on the wire, with its end, and one as it is stored.
+fn groups() -> Vec<Vec<u8>> {
+    let sealer = |suite| {
+        let start = Start::from_bits(5);
+        Sealer::new(&session_key(), suite, session(), node_key(1).id(), track(), 0, start)
+    };
+    let made = |suite, frames: u64| {
+        let (mut writer, head) = record::Writer::new(sealer(suite), 12, 24_000_000);
+        let mut wire = head.to_vec();
+        for n in 0..frames {
+            let flags = Flags { key: n == 0, ..Flags::default() };
+            wire.extend(writer.frame(n * 20_000, flags, &[n as u8; 30]).expect("within limits"));
+        }
+        let finished = writer.finish();
+        (finished.record.bytes().to_vec(), [wire, finished.end.encode().to_vec()].concat())
+    };
+    let (stored, wire) = made(Suite::Aes128GcmSha256, 3);
+    vec![wire, stored, made(Suite::Aes256GcmSha512, 1).1, made(Suite::default(), 0).1]
+}
+
+fn hello() -> Hello {
+    Hello {
+        version: hello::VERSION,
+        program: "diemcau 0.1.0".to_owned(),
+        name: "UBND xã Kim Thành".to_owned(),
+        media_port: 7500,
+        addresses: ["127.0.0.1", "192.168.1.5", "2001:db8::5"].map(|ip| ip.parse().expect("an address")).into(),
+    }
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&u32::try_from(message.len()).expect("short").to_be_bytes()[..], message].concat()
+}
+
+fn inventories() -> Vec<Vec<u8>> {
+    let mut have = Have::new();
+    let mut page = Page::EMPTY;
+    let mut all = vec![have.encode()];
+    for seq in (0..5_000).chain((9_000..9_500).step_by(2)).chain([70_000, 1 << 30]) {
+        have.insert(seq);
+    }
+    page.insert(5);
+    all.extend([have.encode(), page.encode()]);
+    all
+}
+
+struct Written {
+    bytes: Vec<u8>,
+    content: Vec<u8>,
+}
+
+fn journal() -> Vec<Written> {
+    let key = node_key(0);
+    let mut chain = Chain::new(session(), key.id());
+    let events = [
+        Event::Started { title: head().title, points: head().points },
+        Event::Joined { point: number(1) },
+        Event::Gap { track: track(), from_seq: 3, to_seq: 5, reason: GapReason::Lost },
+        Event::Repaired { track: track(), from_seq: 4, to_seq: 4 },
+        Event::Left { point: number(1), reason: LeftReason::Lost },
+        Event::Resumed {},
+        Event::Ended { reason: EndReason::Closed },
+    ];
+    let entries = events.into_iter().enumerate().map(|(n, event)| chain.append(&key, n as u64 * 1_000, 5, event));
+    entries.map(|entry| Written { bytes: entry.bytes().to_vec(), content: cbor::encode(entry.content()) }).collect()
+}
+
+fn prefixed(bytes: &[u8]) -> Vec<u8> {
+    [&u16::try_from(bytes.len()).expect("short").to_be_bytes()[..], bytes].concat()
+}
+
+fn roster() -> Roster {
+    let point = |n: u8, name: &str| Point {
+        node: node_key(n).id(),
+        wrap: WrapKey::from_bytes(&[n + 20; 32]).public(),
+        name: name.to_owned(),
+        level: "xã".to_owned(),
+        zone: "3".to_owned(),
+        rights: BTreeSet::from([Right::Chair, Right::Hold]),
+        addresses: vec!["10.0.0.7:7400".to_owned()],
+    };
+    Roster::new("UBND tỉnh".to_owned(), vec![point(0, "Trung tâm"), point(1, "Xã Tân Phú")]).expect("a good roster")
+}
+
+fn names() -> Vec<Vec<u8>> {
+    let names = [
+        node_key(0).id().to_string(),
+        session().to_string(),
+        Hash::of(b"x").to_string(),
+        WrapPublic::from_bytes([3; 32]).to_string(),
+        wrap().to_string(),
+        NodeId::from_bytes([0xab; 32]).to_string().to_uppercase(),
+        "10.1.2.3:7400".to_owned(),
+        "[2001:db8::1]:7400".to_owned(),
+        "xa-kim-thanh.example:7400".to_owned(),
+        "pattern".to_owned(),
+        "file:clip.mp4".to_owned(),
+    ];
+    names.into_iter().map(String::into_bytes).collect()
+}
+
+/// Every setting given its default.
+fn uncommented() -> String {
+    let lines = config::template();
+    let settings =
+        lines.lines().map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")).unwrap_or(line));
+    settings.collect::<Vec<_>>().join("\n")
+}
+
+fn requests() -> Vec<Vec<u8>> {
+    let session = session().to_string();
+    let requests = [
+        Request::Status,
+        Request::SessionStart { title: "Họp".to_owned(), points: vec!["Xã Tân Phú".to_owned()] },
+        Request::SessionEnd { session: None },
+        Request::SessionEnd { session: Some(session.clone()) },
+        Request::SessionList,
+        Request::SessionShow { session },
+        Request::Checkpoint { to: "/tmp/x".into() },
+        Request::Stats,
+        Request::Stop,
+    ];
+    requests.iter().map(|request| serde_json::to_vec(request).expect("text keys")).collect()
+}
+
+/// Three small pictures, the first of them a keyframe.
+fn pictures() -> Vec<Frame> {
+    let config = video::Config { width: 32, height: 32, fps: 10, bitrate: 16_000 };
+    let mut encoder = video::Encoder::new(config).expect("possible settings");
+    let picture = |n: u64| {
+        let mut picture = Picture::black(32, 32, MediaTime(n * 100_000)).expect("an even size");
+        picture.y[usize::try_from(n).expect("small") * 40] = 200;
+        picture
+    };
+    (0..3).filter_map(|n| encoder.encode(&picture(n), n == 0).expect("a good picture")).collect()
+}
+
+fn sounds() -> Vec<Frame> {
+    let mut encoder = audio::Encoder::new(audio::Config::VOICE).expect("possible settings");
+    let samples = Samples { rate: 48_000, channels: 1, pcm: vec![0; 4_800], at: MediaTime::ZERO };
+    encoder.encode(&samples).expect("good samples")
+}
+
+fn films() -> Vec<Vec<u8>> {
+    let (pictures, sounds) = (pictures(), sounds());
+    let mut whole = Writer::new(Cursor::new(Vec::new()), MediaTime::ZERO).expect("a file begins");
+    pictures.iter().for_each(|frame| whole.video(frame).expect("a picture"));
+    sounds.iter().for_each(|frame| whole.audio(frame).expect("a sound"));
+    let (mut pieces, head) = Fragmenter::new(Some(&pictures[0]), true, MediaTime::ZERO).expect("it begins");
+    let piece = pieces.fragment(&pictures, &sounds).expect("a piece");
+    vec![whole.finish().expect("a file ends").into_inner(), [head.to_vec(), piece.to_vec()].concat()]
+}
+
+fn y4m() -> Vec<u8> {
+    let picture = [&b"FRAME\n"[..], &[16; 16 * 16], &[128; 2 * 8 * 8]].concat();
+    [&b"YUV4MPEG2 W16 H16 F25:1 Ip A1:1 C420jpeg\n"[..], &picture, &picture].concat()
+}
+
+fn wav(channels: u16, bits: u16) -> Vec<u8> {
+    let width = channels * bits / 8;
+    let sound = vec![1; usize::from(width) * 400];
+    let format: Vec<u8> = [
+        &1_u16.to_le_bytes()[..],
+        &channels.to_le_bytes(),
+        &8_000_u32.to_le_bytes(),
+        &(8_000 * u32::from(width)).to_le_bytes(),
+        &width.to_le_bytes(),
+        &bits.to_le_bytes(),
+    ]
+    .concat();
+    let chunk =
+        |name: &[u8], body: &[u8]| [name, &u32::try_from(body.len()).expect("short").to_le_bytes(), body].concat();
+    let body = [b"WAVE".to_vec(), chunk(b"fmt ", &format), chunk(b"data", &sound)].concat();
+    chunk(b"RIFF", &body)
+}
