@@ -44,7 +44,7 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// Reads a value of at most `max` bytes and refuses any but its deterministic encoding.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, Error> {
+pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, Error> {
     if bytes.len() > max {
         return Err(Error::TooLong { len: bytes.len(), max });
     }
@@ -54,7 +54,12 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, Error>
     if write(&value) != bytes {
         return Err(Error::Form);
     }
-    value.deserialized().map_err(|error| Error::Content(error.to_string()))
+    let value: T = value.deserialized().map_err(|error| Error::Content(error.to_string()))?;
+    // The reader passes over tags and may take one form of a field for another, so the value itself has the last word.
+    if encode(&value) != bytes {
+        return Err(Error::Form);
+    }
+    Ok(value)
 }
 
 /// A version byte, then the value: how records that may change form are stored.
@@ -65,7 +70,7 @@ pub fn encode_versioned<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
 }
 
 /// Reads what [`encode_versioned`] wrote with this version; other versions are refused, never guessed.
-pub fn decode_versioned<T: DeserializeOwned>(version: u8, bytes: &[u8], max: usize) -> Result<T, Error> {
+pub fn decode_versioned<T: Serialize + DeserializeOwned>(version: u8, bytes: &[u8], max: usize) -> Result<T, Error> {
     let (found, rest) = bytes.split_first().ok_or(Error::Form)?;
     if *found != version {
         return Err(Error::Version { found: *found, known: version });
@@ -137,6 +142,14 @@ mod tests {
             let bytes = hex::decode(hex).unwrap();
             assert_eq!(decode::<Sample>(&bytes, 100), Err(Error::Form), "{what}");
         }
+    }
+
+    #[test]
+    fn a_tag_that_the_reader_passes_over_is_refused() {
+        let node = crate::id::NodeId::from_bytes([7; 32]);
+        let bytes = encode(&node);
+        assert_eq!(decode(&bytes, 100), Ok(node));
+        assert_eq!(decode::<crate::id::NodeId>(&[&[0xce], &bytes[..]].concat(), 100), Err(Error::Form));
     }
 
     #[test]

@@ -41,7 +41,8 @@ fn name<T: FromStr + ToString + PartialEq + std::fmt::Debug>(text: &str) -> bool
 
 pub(super) fn config(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes).into_owned();
-    let given = Given { file: Some((PathBuf::from("config.toml"), text)), ..Given::default() };
+    let file = Some((PathBuf::from("config.toml"), text));
+    let given = Given { file, home: Some(PathBuf::from("/home/tiep-dan")), ..Given::default() };
     match config::resolve(&given) {
         Ok(config) => {
             assert!(config.console.address.is_loopback());

@@ -1,9 +1,10 @@
 //! What lies on disk and may have been changed there, or was handed on by others: signed records, heads, keys.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use store::cbor as deterministic;
 use store::id::NodeId;
 use store::journal::{Chain, Entry};
@@ -64,8 +65,22 @@ pub(super) fn head(bytes: &[u8]) -> bool {
     true
 }
 
+/// Anything that records of ours may hold.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Any {
+    Nothing,
+    Flag(bool),
+    Number(i64),
+    Text(String),
+    List(Vec<Any>),
+    Map(BTreeMap<String, Any>),
+}
+
 pub(super) fn cbor(bytes: &[u8]) -> bool {
-    deterministic::decode::<IgnoredAny>(bytes, LEN_MAX).is_ok()
+    let Ok(value) = deterministic::decode::<Any>(bytes, LEN_MAX) else { return false };
+    assert_eq!(deterministic::encode(&value), bytes, "a value has one form");
+    true
 }
 
 pub(super) fn roster(bytes: &[u8]) -> bool {

@@ -38,7 +38,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "signed" => journal().iter().flat_map(|entry| [entry.bytes.clone(), entry.content.clone()]).collect(),
         "journal" => vec![journal().iter().flat_map(|entry| prefixed(&entry.bytes)).collect()],
         "head" => vec![head().encode(), Head { state: State::Ended, ended_unix_ms: Some(9), ..head() }.encode()],
-        "cbor" => vec![cbor::encode(&head()), cbor::encode(&(1, "á", [None, Some(-7)])), vec![0xa1, 0x80, 0xf6]],
+        "cbor" => vec![cbor::encode(&(1, "á", [None, Some(-7)])), vec![0xa2, 0x61, 0x61, 0xf5, 0x61, 0x62, 0x80]],
         "roster" => vec![roster().to_toml().into_bytes()],
         "wrap" => vec![wrap().as_bytes().to_vec()],
         "names" => names(),
