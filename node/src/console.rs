@@ -6,6 +6,8 @@
 //!
 //! Its JSON is that of the local socket, answered by the same driver through the same queue.
 
+mod serve;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -62,11 +64,7 @@ impl Console {
         let listener = bind(settings.address, settings.port).await?;
         let at = listener.local_addr().map_err(refused)?;
         let pages = router(handler);
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, pages).await {
-                tracing::error!(%error, "the room's page is no longer served: restart the node");
-            }
-        });
+        let task = tokio::spawn(serve::serve(listener, pages));
         Ok(Self { at, task })
     }
 

@@ -43,8 +43,8 @@ const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Callers served at once. One more waits until another is done.
 const CALLERS_MAX: usize = 16;
-/// A caller that sends nothing for this long is let go.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// A caller whose request is not there, or whose answer is not taken, within this time is let go.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The longest a command waits for its answer: ending a session flushes it, a checkpoint links every file of the archive.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -272,7 +272,7 @@ async fn attend(mut stream: UnixStream, handler: mpsc::Sender<Call>) -> io::Resu
         }
         let whole = request.last() == Some(&b'\n');
         let answer = if whole { answer(&request, &handler).await } else { unreadable("its line has no end") };
-        writing.write_all(&line(&answer)).await?;
+        timeout(SILENCE_MAX, writing.write_all(&line(&answer))).await??;
         if !whole {
             return Ok(());
         }
@@ -388,6 +388,30 @@ mod tests {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(matches!(call(dir.path(), &Request::Status).await, Ok(Response::Not { .. })));
+    }
+
+    #[tokio::test]
+    async fn callers_that_hold_every_place_and_trickle_are_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let _server = serve(dir.path(), echo()).unwrap();
+        let mut held = Vec::new();
+        for _ in 0..2 * CALLERS_MAX {
+            held.push(UnixStream::connect(dir.path().join(SOCKET)).await.unwrap());
+        }
+        let trickle = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                for stream in &mut held {
+                    // Those that were let go take no more.
+                    let _ = stream.write_all(b" ").await;
+                }
+            }
+        };
+        let answer = tokio::select! {
+            answer = call(dir.path(), &Request::Status) => answer,
+            () = trickle => unreachable!("it goes on"),
+        };
+        assert!(matches!(answer, Ok(Response::Not { .. })));
     }
 
     #[tokio::test]

@@ -102,6 +102,11 @@ impl Point {
         self.status().points.iter().any(|point| point.name == name && point.online)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("it runs").pid()
+    }
+
     pub fn log(&self) -> String {
         self.running.as_ref().map(Running::stderr).unwrap_or_default()
     }

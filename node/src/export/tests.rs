@@ -356,4 +356,23 @@ fn file_names_are_safe_and_readable() {
     assert_eq!(name("a:b*c?\"<d>|e\\f\u{202e}"), "03-a-b-c-d-e-f.mp4");
     assert_eq!(name("..."), "03-point.mp4");
     assert!(name(&"ộ".repeat(200)).len() < 200);
+    // A device on Windows, but not with a number before it.
+    assert_eq!(name("CON"), "03-CON.mp4");
+    assert_eq!(name("a/b\\c"), "03-a-b-c.mp4");
+    assert_eq!(name("C:\\Windows"), "03-C-Windows.mp4");
+    assert_eq!(name("x\0\r\n\u{1b}[2J"), "03-x-2J.mp4");
+    assert_eq!(name(&"\u{301}".repeat(200)).len(), "03-.mp4".len() + NAME_BYTES_MAX);
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_point_is_called_its_film_stays_in_the_folder(text in ".{0,300}") {
+        let member = Member { number: number(3), node: NodeKey::from_bytes(&[1; 32]).id(), name: text };
+        let name = file_name(&member);
+        let path = std::path::Path::new("films").join(&name);
+        proptest::prop_assert_eq!(path.parent(), Some(std::path::Path::new("films")));
+        proptest::prop_assert!(name.starts_with("03-") && name.ends_with(".mp4") && name.len() < 255);
+        let foreign = |letter: char| letter.is_control() || "/\\:*?\"<>|".contains(letter);
+        proptest::prop_assert!(!name.chars().any(foreign), "{:?}", name);
+    }
 }
