@@ -4,7 +4,7 @@
 //! The protected header names the algorithm, the kind of record with its version (as content type, so that a
 //! signature over one kind can never be shown as another) and the signer (as key id). There is exactly one encoding,
 //! since records are chained and compared by the hash of their bytes: whatever does not encode to the same bytes again
-//! is refused before its signature is looked at.
+//! is refused before its signature is looked at. `node/TRUST.md` describes every kind for those who check without us.
 
 use bytes::Bytes;
 use coset::{CoseSign1, CoseSign1Builder, HeaderBuilder, TaggedCborSerializable as _, iana};

@@ -139,7 +139,10 @@ fn signing(error: &authority::Error) -> Verdict {
             5,
             Some("if only its roster got lost: `diemcau authority import-roster` takes the roster.cose beside the key"),
         ),
-        authority::Error::Open { .. } | authority::Error::Foreign { .. } | authority::Error::Unsound(_) => REFUSED,
+        authority::Error::Busy(_)
+        | authority::Error::Open { .. }
+        | authority::Error::Foreign { .. }
+        | authority::Error::Unsound(_) => REFUSED,
         authority::Error::Disk { .. } => FAILED,
     }
 }

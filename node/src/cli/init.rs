@@ -165,9 +165,14 @@ fn set_up(data: &Path, args: &Args) -> Result<Report> {
 /// A new mesh with this machine as its first point.
 fn found(data: &Path, agency: &str, args: &Args) -> Result<Report> {
     let folder = args.stick.folder(data)?;
-    if let Ok(membership) = roster::read(&data.join(roster::FILE)) {
-        let reason = format!("this machine is a point of {} already; use another --data", membership.agency());
-        return Err(Failure::new(Fault::Refused, reason).into());
+    match roster::read(&data.join(roster::FILE)) {
+        Ok(membership) => {
+            let reason = format!("this machine is a point of {} already; use another --data", membership.agency());
+            return Err(Failure::new(Fault::Refused, reason).into());
+        }
+        Err(roster::Error::Missing(_)) => {}
+        // What cannot be read is not written over.
+        Err(error) => return Err(error.into()),
     }
     if Authority::is_in(&folder) {
         return Err(node::identity::authority::Error::Exists(folder).into());

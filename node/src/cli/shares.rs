@@ -130,7 +130,8 @@ fn parse(from: impl Read) -> Result<Vec<Share>> {
     const TITLE: &str = "diemcau recovery share";
     let mut text = Zeroizing::new(String::new());
     from.take(TEXT_MAX).read_to_string(&mut text)?;
-    let text = Zeroizing::new(text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase());
+    let text = Zeroizing::new(text.split_whitespace().collect::<Vec<_>>().join(" "));
+    let text = Zeroizing::new(text.to_lowercase());
     let starts: Vec<usize> = text.match_indices(TITLE).map(|(at, _)| at).collect();
     let ends = starts.iter().skip(1).copied().chain([text.len()]);
     let mut shares = Vec::new();

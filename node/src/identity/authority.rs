@@ -8,7 +8,7 @@
 //! turns with one stick: whoever signs next follows what was signed last, wherever that was, and never makes a second
 //! roster of one number. It is written before anybody else sees the roster.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,9 @@ pub enum Error {
         #[source]
         source: locked::Error,
     },
+    /// Two at once would sign two rosters of one number.
+    #[error("another command is using the authority in {0}: try again when it is done")]
+    Busy(PathBuf),
     /// It is another mesh's authority.
     #[error("the key in {folder} is of authority {found}, but this mesh belongs to {mesh}: it cannot sign here")]
     Foreign {
@@ -88,11 +91,13 @@ pub enum Error {
     },
 }
 
-/// The authority with its key open.
+/// The authority with its key open. One at a time can have it.
 #[derive(Debug)]
 pub struct Authority {
     folder: PathBuf,
     key: NodeKey,
+    /// The key's file, locked as long as this is there.
+    _lock: File,
 }
 
 impl Authority {
@@ -148,16 +153,22 @@ impl Authority {
     /// Opens the authority in `folder`.
     pub fn open(folder: &Path, passphrase: &str) -> Result<Self, Error> {
         let path = folder.join(KEY);
-        let bytes = match file::read(&path, locked::LEN_MAX) {
-            Ok(bytes) => bytes,
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing(folder.to_owned())),
             Err(source) => return Err(disk(&path)(source)),
         };
         must_be_private(folder, 0o700)?;
         must_be_private(&path, 0o600)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy(folder.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(disk(&path)(source)),
+        }
+        let bytes = file::read(&path, locked::LEN_MAX).map_err(disk(&path))?;
         let text = String::from_utf8_lossy(&bytes);
         let secret = locked::unlock(KIND, &text, passphrase).map_err(|source| Error::Key { path, source })?;
-        Ok(Self { folder: folder.to_owned(), key: NodeKey::from_bytes(&secret) })
+        Ok(Self { folder: folder.to_owned(), key: NodeKey::from_bytes(&secret), _lock: lock })
     }
 
     /// Who it is.
@@ -319,6 +330,9 @@ mod tests {
         chmod(&folder.join(KEY), 0o600);
         let moved = base.path().join("usb");
         fs::rename(&folder, &moved).unwrap();
+        let open = Authority::open(&moved, PASSPHRASE).unwrap();
+        assert!(matches!(Authority::open(&moved, PASSPHRASE), Err(Error::Busy(_))));
+        drop(open);
         Authority::open(&moved, PASSPHRASE).unwrap();
     }
 
