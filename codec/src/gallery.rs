@@ -195,15 +195,19 @@ struct Screen<'a> {
     /// When what is shown was seen; `None` while dark.
     shown: Option<MediaTime>,
     label: Lettering,
+    /// Width and height of the plate under the label.
+    plate: (u32, u32),
     caption: Lettering,
 }
 
 impl<'a> Screen<'a> {
     fn new(name: String, tile: Tile, frames: Box<dyn Iterator<Item = Frame> + 'a>) -> Result<Self, Error> {
         let decoder = video::Decoder::new()?;
-        let label = Lettering::fitting(&name, (tile.height / 20).max(14), tile.width / 2);
+        let line = (tile.height / 20).max(14);
+        let label = Lettering::fitting(&name, line, tile.width / 2);
+        let plate = (even(label.width(&name) as u32 + 13), even(line + 5));
         let caption = Lettering::fitting(&name, (tile.height / 8).max(14), tile.width * 9 / 10);
-        Ok(Self { name, tile, frames, decoder, next: None, shown: None, label, caption })
+        Ok(Self { name, tile, frames, decoder, next: None, shown: None, label, plate, caption })
     }
 
     /// Brings the tile to what was seen by `at`.
@@ -236,6 +240,9 @@ impl<'a> Screen<'a> {
             wall.fill(x, y, width, height, WALL);
         }
         picture.scale_onto(wall, place.x, place.y, place.width, place.height);
+        // A plate, as the picture below may be as bright as the letters, or not reach there, and letters drawn upon
+        // themselves grow thick.
+        wall.fill(x, y, self.plate.0, self.plate.1, WALL);
         self.label.draw(wall, x + 6, y + 2, &self.name, 235);
         self.shown = Some(picture.at);
     }

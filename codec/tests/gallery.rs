@@ -123,6 +123,21 @@ fn a_hole_goes_dark_and_damage_is_passed_over() {
 }
 
 #[test]
+fn a_name_looks_the_same_after_a_hundred_pictures() {
+    // Two tall tiles, in which a wide picture leaves the name on the wall.
+    let points = ["Phường Nghĩa Tân", "Xã Ea Kar"].map(|name| point(name, scenes::recording(name, START, 4)));
+    let walls = shown(&film(points.into(), 4));
+    // Letters drawn upon letters lose their soft edges, and a quarter more of them is bright.
+    let bright = |number: usize| {
+        let label = walls[number].crop(0, 0, 320, 40).expect("inside the wall");
+        label.y.iter().filter(|&&pixel| pixel > 180).count()
+    };
+    let (early, late) = (bright(0), bright(110));
+    println!("{early} bright pixels, later {late}");
+    assert!(early > 100 && late * 10 < early * 11, "{early} bright pixels, later {late}");
+}
+
+#[test]
 fn nothing_is_no_film() {
     let out = || Cursor::new(Vec::new());
     assert!(gallery::write(Vec::new(), START, seconds(1), out(), |_| {}).is_err());

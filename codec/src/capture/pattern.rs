@@ -160,6 +160,9 @@ pub fn sound(from: u64) -> impl Iterator<Item = i16> {
     })
 }
 
+/// People read the clock in Vietnam, which has one time zone and no summer time.
+const ZONE_MS: u64 = 7 * 3_600_000;
+
 /// Draws the pattern without waiting for anything: the still part, and letters for what changes.
 #[derive(Debug)]
 pub struct Drawing {
@@ -195,7 +198,7 @@ impl Drawing {
     pub fn draw(&mut self, at: MediaTime, flash: bool, mark: Mark) -> Picture {
         let mut picture = self.ground.clone();
         picture.at = at;
-        let day = mark.unix_ms % 86_400_000;
+        let day = (mark.unix_ms + ZONE_MS) % 86_400_000;
         let (hours, minutes, seconds) = (day / 3_600_000, day / 60_000 % 60, day / 1_000 % 60);
         let clock = format!("{hours:02}:{minutes:02}:{seconds:02}.{:03}", day % 1_000);
         self.clock.draw(&mut picture, 48, 280, &clock, 225);

@@ -141,13 +141,12 @@ impl Report {
             text.push_str(&format!("{lack}\n"));
         }
         text.push_str(&format!(
-            "\nSession {}: {:.1} s, {} groups, {}, {} gaps, sealed at {} and whole at {}.\n\nFilms:\n",
+            "\nSession {}: {:.1} s, {} groups, {}, {} gaps, sealed at every point and whole at {}.\n\nFilms:\n",
             self.session.id,
             self.session.seconds,
             self.recording.groups,
             output::size(self.recording.bytes),
             self.recording.gaps,
-            "every point",
             self.points.first().map_or("central", |point| point.name.as_str()),
         ));
         for export in &self.exports {
