@@ -485,6 +485,19 @@ impl Cable {
         Some(cable)
     }
 
+    /// Two points that run on the hosts of such a network and see each other, told of nobody's address.
+    fn between_two_points() -> Option<(Office, Self)> {
+        let mut office = Office::new(&["Trung tâm", "Xã Kim Thành"]);
+        let cable = Self::lay()?;
+        for (host, point) in office.points.iter_mut().enumerate() {
+            point.start(cable.on(host, &["run"]));
+        }
+        let [central, delegate] = &office.points[..] else { unreachable!("two were set up") };
+        let meet = || (central.sees(&delegate.name) && delegate.sees(&central.name)).then_some(());
+        until("each sees the other", SOON, meet);
+        Some((office, cable))
+    }
+
     /// Pulls the cable out at the first host, or puts it in again.
     fn pull(&self, out: bool) {
         let state = if out { "down" } else { "up" };
@@ -510,13 +523,8 @@ impl Drop for Cable {
 #[test]
 fn points_on_one_network_find_each_other_without_being_told_where() {
     let _machine = alone();
-    let mut office = Office::new(&["Trung tâm", "Xã Kim Thành"]);
-    let Some(cable) = Cable::lay() else { return };
-    for (host, point) in office.points.iter_mut().enumerate() {
-        point.start(cable.on(host, &["run"]));
-    }
+    let Some((mut office, _cable)) = Cable::between_two_points() else { return };
     let [central, delegate] = &office.points[..] else { unreachable!("two were set up") };
-    until("each sees the other", SOON, || (central.sees(&delegate.name) && delegate.sees(&central.name)).then_some(()));
     let found = central.status().points.into_iter().find(|point| point.name == delegate.name).expect("it is online");
     assert!(found.addresses.iter().any(|address| address.contains("10.77.0.2")), "{found:?}");
     // Sound and picture find their way as well.
@@ -533,13 +541,8 @@ fn points_on_one_network_find_each_other_without_being_told_where() {
 #[test]
 fn what_was_recorded_while_the_line_was_cut_is_at_central_soon_after() {
     let _machine = alone();
-    let mut office = Office::new(&["Trung tâm", "Xã Kim Thành"]);
-    let Some(cable) = Cable::lay() else { return };
-    for (host, point) in office.points.iter_mut().enumerate() {
-        point.start(cable.on(host, &["run"]));
-    }
+    let Some((mut office, cable)) = Cable::between_two_points() else { return };
     let [central, delegate] = &office.points[..] else { unreachable!("two were set up") };
-    until("each sees the other", SOON, || (central.sees(&delegate.name) && delegate.sees(&central.name)).then_some(()));
     let session = central.start_session("Đường truyền xấu").id;
     central.wait_for_all(&session);
     delegate.wait_for_groups(4);
