@@ -15,6 +15,7 @@ mod output;
 mod parent;
 mod passphrase;
 mod qr;
+mod reading;
 mod run;
 mod session;
 mod shares;

@@ -1,25 +1,23 @@
-//! `diemcau archive`: what was recorded, and getting it out again. Reads a stopped node's archive as it lies; beside a
-//! running node it reads a copy that the node makes for it in the data folder, which costs next to nothing (the files are
-//! shared) and goes away afterwards.
+//! `diemcau archive`: what was recorded, and getting it out again, whether the node runs or not.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use node::config;
-use node::control::{self, Fault, Request, Response, Session, State};
+use node::control::{self, Fault, Request, Session};
 use node::export::{self, Exported, Holding, Missing, Options, Progress};
 use node::identity::Identity;
 use serde::Serialize;
 use store::access::{Access, Deed, What as To, Who};
-use store::archive::{self, Archive, Logbook};
+use store::archive::{self, Logbook};
 use store::id::SessionId;
 
-use super::args::{Data, Format};
+use super::args::{Data, Format, Listing, One};
 use super::exit::Failure;
-use super::output::{self, moment, size, table};
+use super::output::{self, moment, size, state, table};
+use super::reading::Reading;
 
 /// List, show and export what was recorded
 #[derive(Debug, clap::Args)]
@@ -31,21 +29,9 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// List the recorded sessions, oldest first
-    List {
-        #[command(flatten)]
-        data: Data,
-        #[command(flatten)]
-        format: Format,
-    },
+    List(Listing),
     /// Show what of a session is here, track by track, and what is missing
-    Show {
-        /// Its id, the beginning of it, or `last`
-        session: String,
-        #[command(flatten)]
-        data: Data,
-        #[command(flatten)]
-        format: Format,
-    },
+    Show(One),
     /// Write a session as MP4 files: one for each point, and one of all points side by side
     ///
     /// The points' files hold pictures and sound as they were recorded, at their times in the session: what is missing is a
@@ -85,14 +71,14 @@ impl Export {
 
 pub(crate) fn main(args: Args) -> Result<()> {
     match args.what {
-        What::List { data, format } => list(&data, format),
-        What::Show { session, data, format } => show(&session, &data, format),
+        What::List(Listing { data, format }) => list(&data, format),
+        What::Show(One { session, data, format }) => show(&session, &data, format),
         What::Export(args) => export(&args),
     }
 }
 
 fn list(data: &Data, format: Format) -> Result<()> {
-    let Some(reading) = open_any(&data.folder()?, data)? else {
+    let Some(reading) = Reading::open_any(data)? else {
         return if format.json { Ok(output::json(&[(); 0])?) } else { Ok(output::print(&listed(&[]))?) };
     };
     let sessions = control::session::list(&reading.archive)?;
@@ -114,8 +100,8 @@ fn list(data: &Data, format: Format) -> Result<()> {
 }
 
 fn show(session: &str, data: &Data, format: Format) -> Result<()> {
-    let reading = open(&data.folder()?, data)?;
-    let id = find(&reading.archive, session)?;
+    let reading = Reading::open(data)?;
+    let id = control::session::find(&reading.archive, session)?;
     let head = reading.archive.head(&id).map_err(export::Error::from)?.ok_or(export::Error::Missing(id))?;
     let session = Session { journal: Vec::new(), ..control::session::show(&reading.archive, &id)? };
     let tracks = export::holdings(&reading.archive, &head).map_err(export::Error::from)?;
@@ -134,8 +120,8 @@ struct Recorded {
 fn export(args: &Export) -> Result<()> {
     let folder = args.data.folder()?;
     let identity = Identity::load(&folder)?;
-    let reading = open(&folder, &args.data)?;
-    let id = find(&reading.archive, &args.session)?;
+    let reading = Reading::open(&args.data)?;
+    let id = control::session::find(&reading.archive, &args.session)?;
     let reading = write_down(reading, id, &identity, &folder, &args.data)?;
     let mut meter = Meter::new();
     let exported =
@@ -157,34 +143,10 @@ fn export(args: &Export) -> Result<()> {
     Ok(())
 }
 
-/// An archive to read, and the copy it lies in when the node runs. The archive is closed before the copy goes.
-struct Reading {
-    archive: Archive,
-    copy: Option<Copied>,
-}
-
-/// The archive of this data folder, whether its node runs or not.
-fn open(folder: &Path, data: &Data) -> Result<Reading> {
-    sweep(folder);
-    let copy = Copied(folder.join(format!("{COPY}{}", std::process::id())));
-    match data.ask(&Request::Checkpoint { to: copy.0.clone() }) {
-        Ok(Response::Done) => {
-            let archive = Archive::open_read_only(&copy.0).map_err(control::session::Error::from)?;
-            Ok(Reading { archive, copy: Some(copy) })
-        }
-        Ok(other) => bail!("the node answered something else: {other:?}"),
-        Err(error) if matches!(error.downcast_ref(), Some(control::Error::NotRunning(_))) => {
-            let archive = Archive::open_read_only(&config::archive(folder)).map_err(control::session::Error::from)?;
-            Ok(Reading { archive, copy: None })
-        }
-        Err(error) => Err(error),
-    }
-}
-
 /// Writes into the access log that this session is exported, and gives the archive back to read. An export that cannot be
 /// written down is not made.
 fn write_down(reading: Reading, id: SessionId, identity: &Identity, folder: &Path, data: &Data) -> Result<Reading> {
-    if reading.copy.is_some() {
+    if reading.is_copy() {
         data.ask(&Request::Exporting { session: id.to_string() })?;
         return Ok(reading);
     }
@@ -199,56 +161,7 @@ fn write_down(reading: Reading, id: SessionId, identity: &Identity, folder: &Pat
     let access = Access::done(Who::Local {}, Deed::Export, To::Session { session: id }, output::now_ms());
     book.append(&identity.node, output::now_ms(), vec![access]).map_err(refused)?;
     drop(book);
-    open(folder, data)
-}
-
-/// The same; `None` for a point that never ran and so has recorded nothing. A folder without a point is a mistake.
-fn open_any(folder: &Path, data: &Data) -> Result<Option<Reading>> {
-    match open(folder, data) {
-        Ok(reading) => Ok(Some(reading)),
-        Err(error) => match error.downcast_ref() {
-            Some(control::session::Error::Archive(archive::Error::Absent(_))) => {
-                Identity::load(folder)?;
-                Ok(None)
-            }
-            _ => Err(error),
-        },
-    }
-}
-
-/// How names of copies begin; the number of the process that reads one follows.
-const COPY: &str = ".reading-";
-
-/// A copy of the archive in the data folder. Dropping it removes it.
-struct Copied(PathBuf);
-
-impl Drop for Copied {
-    fn drop(&mut self) {
-        // There is none when the node does not run. One that stays is removed by the next command.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Removes copies whose commands were killed: they keep files on the disk that the node has long replaced.
-fn sweep(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix(COPY)).and_then(|id| id.parse::<u32>().ok());
-        if process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
-            // What cannot be removed now is tried again by the next command.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// The session that `text` names: `last`, an id or the beginning of one. No id begins with an l.
-fn find(archive: &Archive, text: &str) -> Result<SessionId> {
-    if text != "last" {
-        return Ok(control::session::find(archive, text)?);
-    }
-    let heads = archive.sessions().map_err(control::session::Error::from)?.heads;
-    Ok(heads.last().map(|head| head.id).ok_or_else(|| control::session::Error::Missing(text.to_owned()))?)
+    Reading::open(data)
 }
 
 /// Shows how far an export has come: a bar on a terminal, a line for each file and each ten minutes elsewhere.
@@ -325,14 +238,11 @@ fn minutes(seconds: u64) -> String {
 
 fn describe(recorded: &Recorded) -> String {
     let session = &recorded.session;
-    let state = match session.state {
-        State::Open => "open",
-        State::Ended => "ended",
-    };
     let mut text = format!(
-        "session {} \"{}\" is {state}: started {}\n{} groups here, {}\n\n",
+        "session {} \"{}\" is {}: started {}\n{} groups here, {}\n\n",
         session.id,
         session.title,
+        state(session.state),
         moment(session.started),
         session.groups,
         size(session.bytes)
@@ -486,29 +396,5 @@ mod tests {
         assert_eq!(code(archive::Error::Unreadable("head".into()).into()), 4);
         assert_eq!(code(export::Error::Key { session: id, source: store::keys::Error::Wrap }), 4);
         assert_eq!(code(export::Error::NoKey(id)), 5);
-    }
-
-    #[test]
-    fn copies_of_killed_commands_are_removed_and_those_in_use_are_not() {
-        let folder = tempfile::tempdir().unwrap();
-        // No process has a number this high: the kernel's limit is 2^22.
-        let names = [format!("{COPY}4194305"), format!("{COPY}{}", std::process::id()), format!("{COPY}x")];
-        for name in &names {
-            fs::create_dir_all(folder.path().join(name).join("meta")).unwrap();
-        }
-        sweep(folder.path());
-        let left = names.map(|name| folder.path().join(name).exists());
-        assert_eq!(left, [false, true, true]);
-    }
-
-    #[test]
-    fn a_point_that_never_ran_has_an_empty_list_and_an_empty_folder_is_a_mistake() {
-        let base = tempfile::tempdir().unwrap();
-        let data = base.path().join("data");
-        let given = Data { data: Some(data.clone()) };
-        let missing = open_any(&data, &given).err().map(|error| exit::judge(&error).0);
-        assert_eq!(missing, Some(3));
-        Identity::load_or_create(&data).unwrap();
-        assert!(open_any(&data, &given).unwrap().is_none());
     }
 }

@@ -114,4 +114,23 @@ impl Allowed {
 /// The rights of a list.
 pub(crate) fn rights(list: &[Allowed]) -> BTreeSet<Right> {
     list.iter().filter_map(|allowed| allowed.right()).collect()
+
+/// What every listing takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Listing {
+    #[command(flatten)]
+    pub(crate) data: Data,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// One session, to be shown.
+#[derive(Debug, clap::Args)]
+pub(crate) struct One {
+    /// Its id, the beginning of it, or `last`
+    pub(crate) session: String,
+    #[command(flatten)]
+    pub(crate) data: Data,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }

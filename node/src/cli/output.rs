@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use node::control::State;
 use serde::Serialize;
 
 use super::exit;
@@ -100,6 +101,14 @@ pub(crate) fn unix_ms([year, month, day]: [u64; 3], [hour, minute]: [u64; 2]) ->
     let days = (shifted / 400 * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year).checked_sub(719_468)?;
     let seconds = (days * 86_400 + hour * 3600 + minute * 60).checked_sub(ZONE_S)?;
     (civil(days) == (year, month, day)).then_some(seconds * 1000)
+}
+
+/// Whether a session goes on.
+pub(crate) fn state(state: State) -> &'static str {
+    match state {
+        State::Open => "open",
+        State::Ended => "ended",
+    }
 }
 
 /// Bytes as people say them.

@@ -4,12 +4,11 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use node::config;
-use node::control::{self, Request, Response, Session, State};
-use store::archive::{self, Archive};
+use node::control::{self, Request, Response, Session};
 
-use super::args::{Data, Format};
-use super::output::{self, moment, size, table};
+use super::args::{Data, Format, Listing, One};
+use super::output::{self, moment, size, state, table};
+use super::reading;
 
 /// Start, end and look at sessions
 #[derive(Debug, clap::Args)]
@@ -43,29 +42,17 @@ enum What {
         format: Format,
     },
     /// List the sessions this point knows, oldest first
-    List {
-        #[command(flatten)]
-        data: Data,
-        #[command(flatten)]
-        format: Format,
-    },
+    List(Listing),
     /// Show one session with its journal
-    Show {
-        /// Its id, or the beginning of it
-        session: String,
-        #[command(flatten)]
-        data: Data,
-        #[command(flatten)]
-        format: Format,
-    },
+    Show(One),
 }
 
 pub(crate) fn main(args: Args) -> Result<()> {
     match args.what {
         What::Start { title, points, data, format } => one(&data, format, &Request::SessionStart { title, points }),
         What::End { session, data, format } => one(&data, format, &Request::SessionEnd { session }),
-        What::Show { session, data, format } => one(&data, format, &Request::SessionShow { session }),
-        What::List { data, format } => match ask(&data, &Request::SessionList)? {
+        What::Show(One { session, data, format }) => one(&data, format, &Request::SessionShow { session }),
+        What::List(Listing { data, format }) => match ask(&data, &Request::SessionList)? {
             Response::Sessions { sessions } if format.json => Ok(output::json(&sessions)?),
             Response::Sessions { sessions } => Ok(output::print(&list(&sessions))?),
             other => bail!("the node answered something else: {other:?}"),
@@ -88,23 +75,14 @@ fn ask(data: &Data, request: &Request) -> Result<Response> {
 }
 
 fn stopped(folder: &Path, request: &Request) -> Result<Response> {
-    let archive = match Archive::open_read_only(&config::archive(folder)) {
-        Ok(archive) => archive,
-        // A point that never ran has no sessions. A folder without a point is a mistake.
-        Err(archive::Error::Absent(_)) => {
-            node::identity::Identity::load(folder)?;
-            return match request {
-                Request::SessionShow { session } => Err(control::session::Error::Missing(session.clone()).into()),
-                _ => Ok(Response::Sessions { sessions: Vec::new() }),
-            };
-        }
-        Err(error) => return Err(control::session::Error::from(error).into()),
-    };
+    let archive = reading::stopped_any(folder)?;
     if let Request::SessionShow { session } = request {
+        let archive = archive.ok_or_else(|| control::session::Error::Missing(session.clone()))?;
         let id = control::session::find(&archive, session)?;
         return Ok(Response::Session(Box::new(control::session::show(&archive, &id)?)));
     }
-    Ok(Response::Sessions { sessions: control::session::list(&archive)? })
+    let sessions = archive.map(|archive| control::session::list(&archive)).transpose()?.unwrap_or_default();
+    Ok(Response::Sessions { sessions })
 }
 
 fn one(data: &Data, format: Format, request: &Request) -> Result<()> {
@@ -132,13 +110,6 @@ fn list(sessions: &[Session]) -> String {
         })
         .collect();
     table(&["SESSION", "STATE", "STARTED", "POINTS", "GROUPS", "SIZE", "GAPS", "TITLE"], &rows)
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Open => "open",
-        State::Ended => "ended",
-    }
 }
 
 fn describe(session: &Session) -> String {
@@ -179,7 +150,7 @@ fn describe(session: &Session) -> String {
 
 #[cfg(test)]
 mod tests {
-    use node::control::{JournalLine, SessionPoint};
+    use node::control::{JournalLine, SessionPoint, State};
 
     use super::*;
 

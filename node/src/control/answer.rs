@@ -205,7 +205,7 @@ pub struct Stats {
 }
 
 /// What this room has been shown of one other point. Frames are those really decoded here.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
     /// Name of that point.
     pub from: String,

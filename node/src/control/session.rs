@@ -64,13 +64,17 @@ pub fn show(archive: &Archive, id: &SessionId) -> Result<Session, Error> {
     of(archive, &head)
 }
 
-/// The session whose id begins with `text`, in either case.
+/// The session whose id begins with `text`, in either case, or the `last` one: no id begins with an l.
 pub fn find(archive: &Archive, text: &str) -> Result<SessionId, Error> {
     pick(archive.sessions()?.heads.iter().map(|head| head.id), text)
 }
 
+/// `ids` are from old to new.
 fn pick(ids: impl Iterator<Item = SessionId>, text: &str) -> Result<SessionId, Error> {
     let wanted = text.trim().to_lowercase();
+    if wanted == "last" {
+        return ids.last().ok_or_else(|| Error::Missing(text.to_owned()));
+    }
     let found: Vec<_> = ids.filter(|id| !wanted.is_empty() && id.to_string().starts_with(&wanted)).collect();
     match found[..] {
         [one] => Ok(one),
@@ -317,6 +321,8 @@ mod tests {
         assert_eq!(pick(ids.into_iter(), &printed.to_uppercase()).unwrap(), ids[1]);
         assert_eq!(pick(ids.into_iter(), &printed[..13]).unwrap(), ids[1]);
         assert!(matches!(pick(ids.into_iter(), &printed[..4]), Err(Error::Several { count: 2, .. })));
+        assert_eq!(pick(ids.into_iter(), "last").unwrap(), ids[1]);
+        assert!(matches!(pick([].into_iter(), "last"), Err(Error::Missing(_))));
         assert!(matches!(pick(ids.into_iter(), "zzz"), Err(Error::Missing(_))));
         assert!(matches!(pick(ids.into_iter(), ""), Err(Error::Missing(_))));
     }

@@ -1,9 +1,10 @@
-//! What a demo found: for people a table, for programs JSON whose names are a promise.
+//! What a demo found: for people a table, for programs JSON whose names are a promise. What was shown is as each room's
+//! node tells it, but for what should have been: that is counted from the record.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use node::control::{Latency, Request, Response, Session};
+use node::control::{Request, Response, Session, Shown};
 use serde::{Deserialize, Serialize};
 use store::id::PointNumber;
 
@@ -25,16 +26,6 @@ struct PointReport {
     name: String,
     role: &'static str,
     shown: Vec<Shown>,
-}
-
-#[derive(Debug, Serialize)]
-struct Shown {
-    from: String,
-    video_frames: u64,
-    video_expected: u64,
-    audio_frames: u64,
-    audio_expected: u64,
-    latency_ms: Latency,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,14 +78,12 @@ impl Report {
             let mut shown = Vec::new();
             for other in mesh.points().iter().filter(|other| other.name != point.name) {
                 let expected = account.expected(number(&point.name)?, number(&other.name)?);
-                let seen = stats.shown.iter().find(|seen| seen.from == other.name);
+                let seen = stats.shown.iter().find(|seen| seen.from == other.name).cloned().unwrap_or_default();
                 shown.push(Shown {
                     from: other.name.clone(),
-                    video_frames: seen.map_or(0, |seen| seen.video_frames),
                     video_expected: expected.pictures,
-                    audio_frames: seen.map_or(0, |seen| seen.audio_frames),
                     audio_expected: expected.sounds,
-                    latency_ms: seen.map(|seen| seen.latency_ms.clone()).unwrap_or_default(),
+                    ..seen
                 });
             }
             points.push(PointReport { name: point.name.clone(), role: point.role, shown });
