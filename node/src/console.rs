@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{self, Port};
 use crate::control::{self, Call, Request, Response};
+use crate::engine::rights::Who;
 
 const PAGE: &str = include_str!("console/page.html");
 /// The page's own style and script and nothing else; it asks nobody but us.
@@ -101,7 +102,7 @@ fn router(handler: mpsc::Sender<Call>) -> Router {
 }
 
 async fn state(handler: mpsc::Sender<Call>, request: Request) -> HttpResponse {
-    match control::ask(&handler, request).await {
+    match control::ask(&handler, Who::Browser, request).await {
         Response::Status(status) => Json(status).into_response(),
         Response::Stats(stats) => Json(stats).into_response(),
         Response::Not { reason, .. } => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
@@ -154,7 +155,8 @@ mod tests {
     async fn start() -> Console {
         let (handler, mut calls) = mpsc::channel::<Call>(1);
         tokio::spawn(async move {
-            while let Some((_, reply)) = calls.recv().await {
+            while let Some((who, _, reply)) = calls.recv().await {
+                assert_eq!(who, Who::Browser, "nobody has logged in");
                 let _ = reply.send(Response::Stats(Box::new(Stats { session: None, shown: vec![] })));
             }
         });

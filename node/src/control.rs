@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use self::access::{AccessFilter, AccessPage};
+use crate::engine::rights::Who;
 
 pub use answer::{
     Clock, Counters, Disk, Fault, JournalLine, Latency, Own, PointStatus, Running, Session, SessionPoint, Shown, State,
@@ -67,6 +68,14 @@ pub enum Request {
     /// End a session, the running one when none is named. Answered by [`Response::Session`] once its record is on disk here.
     SessionEnd {
         /// Which.
+        session: Option<String>,
+    },
+    /// Remove a point from a session, the running one when none is named. Answered by [`Response::Session`] once the others
+    /// go on with another key.
+    SessionRemove {
+        /// Its name or node id.
+        point: String,
+        /// From which.
         session: Option<String>,
     },
     /// Every session this node knows, oldest first. Answered by [`Response::Sessions`].
@@ -135,8 +144,8 @@ pub enum Response {
     },
 }
 
-/// A request on its way to the driver, and where its answer goes.
-pub type Call = (Request, oneshot::Sender<Response>);
+/// A request on its way to the driver: of whom, what, and where its answer goes.
+pub type Call = (Who, Request, oneshot::Sender<Response>);
 
 /// Why the running node could not be asked, or could not listen.
 #[derive(Debug, thiserror::Error)]
@@ -284,13 +293,13 @@ async fn answer(request: &[u8], handler: &mpsc::Sender<Call>) -> Response {
         Ok(request) => request,
         Err(error) => return unreadable(&error.to_string()),
     };
-    ask(handler, request).await
+    ask(handler, Who::Owner, request).await
 }
 
 /// Hands a request to the driver and waits for its answer; a driver that is gone is an answer too.
-pub async fn ask(handler: &mpsc::Sender<Call>, request: Request) -> Response {
+pub async fn ask(handler: &mpsc::Sender<Call>, who: Who, request: Request) -> Response {
     let (reply, answer) = oneshot::channel();
-    if handler.send((request, reply)).await.is_ok()
+    if handler.send((who, request, reply)).await.is_ok()
         && let Ok(answer) = answer.await
     {
         return answer;
@@ -331,7 +340,8 @@ mod tests {
     fn echo() -> mpsc::Sender<Call> {
         let (handler, mut calls) = mpsc::channel::<Call>(1);
         tokio::spawn(async move {
-            while let Some((request, reply)) = calls.recv().await {
+            while let Some((who, request, reply)) = calls.recv().await {
+                assert_eq!(who, Who::Owner, "whoever has the folder has the socket");
                 let reason = format!("{request:?}");
                 let _ = reply.send(Response::Not { fault: Fault::Refused, reason });
             }

@@ -7,6 +7,8 @@
 
 mod answer;
 mod deeds;
+mod gate;
+mod keys;
 mod recall;
 
 use std::collections::BTreeMap;
@@ -19,8 +21,7 @@ use codec::production;
 use store::access::{Deed, Door, What, Who};
 use store::id::{NodeId, SessionId};
 use store::journal::{Chain, LeftReason};
-use store::keys::SessionKey;
-use store::roster::{Membership, Right};
+use store::roster::Membership;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,13 +29,13 @@ use crate::access;
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
-use crate::engine::session::{self, Engine, Input, Member, Ticket};
+use crate::engine::rights::{self, Members};
+use crate::engine::session::{self, Engine, Input, Ticket};
 use crate::identity::{self, Identity, roster};
 use crate::media::{self, Media};
 use crate::mesh::{self, Mesh};
-use crate::studio::{self, Shown, Studio};
+use crate::studio::{self, Keys, Shown, Studio};
 use crate::vault::{self, Vault};
-use crate::wire::control::Message;
 
 /// Commands waiting for the loop. Beyond, callers wait.
 const CALLS_MAX: usize = 64;
@@ -134,6 +135,8 @@ struct Driver {
     identity: Identity,
     me: NodeId,
     roster: Membership,
+    /// The roster as far as rights go.
+    members: Members,
     started_ms: u64,
     /// What the source did not give when the node started.
     source_lacks: Option<String>,
@@ -149,7 +152,7 @@ struct Driver {
     /// Ends of the journals we write.
     chains: BTreeMap<SessionId, Chain>,
     /// Session keys in use.
-    keys: BTreeMap<SessionId, SessionKey>,
+    keys: BTreeMap<SessionId, Keys>,
     /// Where the mesh says each point's media plane is.
     media_at: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// Points we keep a media connection to, with what the invitation said.
@@ -214,7 +217,8 @@ impl Driver {
             epoch,
         };
         let (media, from_media) = Media::bind(&identity.node, media_config, Arc::new(vault.clone()))?;
-        media.set_points(roster.points().iter().map(|point| point.node).collect());
+        let members = Members::of(me, &roster);
+        media.set_members(members.clone());
         let media_port = media.local_addr().map_err(system("the media socket's address"))?.port();
         let settings = mesh::Settings {
             name: name.clone(),
@@ -246,7 +250,7 @@ impl Driver {
         let engine = Engine::new(session::Config {
             me,
             epoch,
-            members: members(&roster),
+            members: members.clone(),
             points_max: usize::from(config.session.points_max),
             whole_within: WHOLE_WITHIN,
             finish_within: FINISH_WITHIN,
@@ -266,6 +270,7 @@ impl Driver {
             identity,
             me,
             roster,
+            members,
             started_ms: unix_ms(),
             source_lacks,
             engine,
@@ -309,7 +314,7 @@ impl Driver {
                 Some(event) = events.studio.recv() => self.studio_event(event),
                 Some(event) = events.mesh.recv() => self.mesh_event(event),
                 Some(event) = events.media.recv() => self.media_event(event),
-                Some((request, reply)) = calls.recv() => self.call(request, reply),
+                Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),
                 () = tokio::time::sleep_until(deadline.into()) => self.tell(Input::Tick),
                 _ = second.tick() => self.look(),
                 _ = terminate.recv() => self.stopping = true,
@@ -372,31 +377,6 @@ impl Driver {
         }
     }
 
-    fn asked(&mut self, from: NodeId, message: &[u8], reply: oneshot::Sender<Bytes>) {
-        // Questions whose asker has gone are no burden any more.
-        self.replies.retain(|_, reply| !reply.is_closed());
-        if self.replies.len() >= REPLIES_MAX {
-            tracing::warn!(point = self.name(from), "too many questions at once; this one is refused");
-            return;
-        }
-        match Message::decode(message) {
-            Ok(message) => {
-                let ticket = self.ticket();
-                self.replies.insert(ticket, reply);
-                self.tell(Input::Asked { from, ticket, message });
-            }
-            Err(error) => {
-                self.access.refused(
-                    Who::Point { node: from },
-                    Deed::Ask,
-                    What::Door { door: Door::Mesh },
-                    &error.to_string(),
-                );
-                tracing::warn!(point = self.name(from), %error, "a question cannot be read");
-            }
-        }
-    }
-
     fn media_event(&mut self, event: media::Event) {
         match event {
             media::Event::Up { node } => {
@@ -433,6 +413,9 @@ impl Driver {
                 self.access.refused(Who::Point { node }, Deed::Send, What::Door { door: Door::Media }, &why);
                 tracing::warn!(point = self.name(node), why, "a neighbour broke the rules and was cut off");
             }
+            media::Event::Denied { node, deed, session, denied } => {
+                self.denied(&rights::Who::Node(node), deed, What::Session { session }, denied);
+            }
         }
     }
 
@@ -447,6 +430,7 @@ impl Driver {
                 self.count("groups_stored");
                 self.tell(Input::Stored(group));
             }
+            studio::Event::Forged { node, what } => self.forged(node, &what),
             studio::Event::Fetched { session, origin, missing } => {
                 self.tell(Input::Fetched { session, origin, missing });
             }
@@ -475,18 +459,13 @@ impl Driver {
         self.roster.point(&node).map_or_else(|| node.short(), |point| point.name.clone())
     }
 
-    fn call(&mut self, request: Request, reply: oneshot::Sender<Response>) {
-        if let Some(response) = self.answer(request, reply) {
+    fn call(&mut self, who: rights::Who, request: Request, reply: oneshot::Sender<Response>) {
+        if let Some(response) = self.answer(who, request, reply) {
             let (response, reply) = response;
             // A caller that hung up wants no answer.
             let _ = reply.send(response);
         }
     }
-}
-
-fn members(roster: &Membership) -> BTreeMap<NodeId, Member> {
-    let member = |point: &store::roster::Point| Member { name: point.name.clone(), chair: point.may(Right::Chair) };
-    roster.points().iter().map(|point| (point.node, member(point))).collect()
 }
 
 /// Wall clock, Unix milliseconds.

@@ -5,5 +5,6 @@ pub mod door;
 pub mod fanout;
 pub mod keeper;
 pub mod rate;
+pub mod rights;
 pub mod session;
 pub mod tally;

@@ -30,7 +30,7 @@ use serde::Serialize;
 use store::archive::{self, Archive};
 use store::db;
 use store::id::{SessionId, TrackId, TrackKind};
-use store::keys::{self, WrapContext};
+use store::keys;
 use store::seal::Opener;
 use store::session::{Head, Member};
 
@@ -313,20 +313,14 @@ fn wanted<'a>(head: &'a Head, asked: &[String]) -> Result<Vec<&'a Member>, Error
 
 /// What opens the session's frames: every epoch's key that was wrapped for this node.
 fn opener(archive: &Archive, keys: &Identity, head: &Head) -> Result<Opener, Error> {
-    let (session, recipient) = (head.id, keys.id());
-    let wrong = |source| Error::Key { session, source };
-    let mut opener = Opener::new(session);
-    let wraps = archive.wraps(&session, &recipient)?;
-    if wraps.is_empty() {
+    let session = head.id;
+    let wraps = archive.wraps(&session, &keys.id())?;
+    let opened = head.open(&wraps, &keys.wrap, keys.id()).map_err(|source| Error::Key { session, source })?;
+    if opened.is_empty() {
         return Err(Error::NoKey(session));
     }
-    for (epoch, wrap) in wraps {
-        let key = wrap.open(&keys.wrap, &WrapContext { session, epoch, recipient }).map_err(wrong)?;
-        if epoch == head.epoch {
-            key.check(&head.commitment).map_err(wrong)?;
-        }
-        opener.insert(epoch, key);
-    }
+    let mut opener = Opener::new(session);
+    opened.into_iter().for_each(|(epoch, key)| opener.insert(epoch, key));
     Ok(opener)
 }
 

@@ -3,7 +3,7 @@
 //! `Media` is the handle the driver holds. Behind it one task accepts, one dials each neighbour that is to be dialled,
 //! one serves each connection, and the hub (`send`) writes for all. In a session the star is known beforehand: a
 //! delegate gets everything from central, central gets each track from its origin, so what is subscribed where
-//! follows from who one is. What a peer may do is decided in one place, `Session::admits_*`.
+//! follows from who one is. What a peer may do is asked of `engine::rights`, in the greeting and in `Session::admits_*`.
 //!
 //! Nothing here waits for a neighbour, opens a frame, or keeps what could be read again from a log.
 
@@ -18,6 +18,7 @@ mod session;
 mod tests;
 mod tls;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime, VarInt};
+use store::access;
 use store::id::{GroupId, NodeId, SessionId, TrackId};
 use store::keys::NodeKey;
 use store::record::Header;
@@ -33,6 +35,7 @@ use tokio::task::AbortHandle;
 
 use crate::engine::door::{Door, Knocks, Limits, Rate};
 use crate::engine::fanout::{LaneId, Track};
+use crate::engine::rights::{Deed, Denied, Members, Who, may};
 use crate::wire::media::{Close, Message};
 pub use fetch::{FetchError, Fetched};
 use send::Command;
@@ -112,6 +115,8 @@ pub enum Event {
     Budget { node: NodeId, bits: u64 },
     /// A neighbour did what it may not; its connection was closed.
     Refused { node: NodeId, why: String },
+    /// A neighbour wanted what it has no right to, and got nothing.
+    Denied { node: NodeId, deed: access::Deed, session: SessionId, denied: Denied },
 }
 
 /// Why the media plane could not start.
@@ -164,10 +169,10 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Who may connect at all.
-    points: BTreeSet<NodeId>,
+    /// Who belongs to the mesh, and with which rights.
+    members: Members,
     sessions: BTreeMap<SessionId, Session>,
     peers: BTreeMap<NodeId, Peer>,
     /// For each neighbour, newest last. Both sides may make one at the same moment.
@@ -202,7 +207,7 @@ impl Media {
             config,
             endpoint: endpoint.clone(),
             shelf,
-            state: Mutex::default(),
+            state: Mutex::new(State::new(key.id())),
             door: Mutex::new(Door::new(Instant::now(), DOOR)),
             hub,
             events,
@@ -219,23 +224,19 @@ impl Media {
         self.shared.endpoint.local_addr()
     }
 
-    /// The points of the roster: nobody else is answered. Who is no longer among them is cut off.
-    pub fn set_points(&self, points: BTreeSet<NodeId>) {
+    /// The points of the roster: nobody else is answered. Who is no longer among them is cut off, and not called.
+    pub fn set_members(&self, members: Members) {
         let mut state = self.shared.state();
-        for (node, peer) in &state.peers {
-            if !points.contains(node) {
-                peer.connection.close(VarInt::from_u32(Close::Stranger as u32), b"");
+        state.members = members;
+        let known = state.peers.keys().chain(state.copies.keys()).chain(state.dials.keys()).copied();
+        let gone: BTreeSet<NodeId> = known.filter(|node| !state.may_connect(*node)).collect();
+        for node in gone {
+            state.cut(node, Close::Stranger);
+            if let Some((_, task)) = state.dials.remove(&node) {
+                task.abort();
             }
         }
-        state.copies.retain(|node, connections| {
-            let stays = points.contains(node);
-            if !stays {
-                connections.iter().for_each(|copy| copy.close(VarInt::from_u32(Close::Stranger as u32), b""));
-            }
-            stays
-        });
-        self.shared.door().retain(|node| points.contains(node));
-        state.points = points;
+        self.shared.door().retain(|node| state.may_connect(*node));
     }
 
     /// A point that is a member is or was at these addresses, so it is let in from there however many strangers knock.
@@ -249,11 +250,27 @@ impl Media {
         self.shared.door().knocks()
     }
 
-    /// From now on the session's tracks may be announced, subscribed and sent. Opening it again changes nothing.
+    /// From now on the session's tracks may be announced, subscribed and sent. Opening it again takes out the points
+    /// that have been removed since.
     pub fn open_session(&self, session: Session) {
         let id = session.id;
-        self.shared.state().sessions.entry(id).or_insert(session);
+        match self.shared.state().sessions.entry(id) {
+            Entry::Occupied(mut known) => known.get_mut().remove(session.removed()),
+            Entry::Vacant(place) => drop(place.insert(session)),
+        }
         self.shared.announce_to_all(id);
+    }
+
+    /// A point takes no part in the session any more: its connection ends, and its tracks are gone.
+    pub fn expel(&self, session: SessionId, node: NodeId) {
+        {
+            let mut state = self.shared.state();
+            if let Some(known) = state.sessions.get_mut(&session) {
+                known.remove(known.number(node));
+            }
+            state.cut(node, Close::Removed);
+        }
+        self.shared.announce_to_all(session);
     }
 
     /// The session is over: its groups in the air are taken back.
@@ -266,6 +283,9 @@ impl Media {
     /// node take effect at the next attempt only when they differ.
     pub fn dial(&self, node: NodeId, addresses: Vec<SocketAddr>) {
         let mut state = self.shared.state();
+        if !state.may_connect(node) {
+            return tracing::warn!(peer = %node.short(), "media: it is no point of this mesh, so it is not called");
+        }
         if state.dials.get(&node).is_some_and(|(known, _)| *known == addresses) {
             return;
         }
@@ -281,17 +301,14 @@ impl Media {
         if let Some((_, task)) = state.dials.remove(&node) {
             task.abort();
         }
-        let closing = state.peers.get(&node).map(|peer| peer.connection.clone());
-        for connection in closing.into_iter().chain(state.copies.remove(&node).into_iter().flatten()) {
-            connection.close(VarInt::from_u32(Close::Done as u32), b"");
-        }
+        state.cut(node, Close::Done);
     }
 
     /// Own tracks of a session; replaces what was announced before.
     pub fn announce(&self, session: SessionId, tracks: Vec<TrackId>) {
         let me = self.shared.me;
         if let Some(session) = self.shared.state().sessions.get_mut(&session) {
-            session.offer(me, tracks);
+            session.offer_own(me, tracks);
         }
         self.shared.announce_to_all(session);
     }
@@ -347,6 +364,32 @@ impl Media {
     /// The neighbours connected now.
     pub fn connected(&self) -> Vec<NodeId> {
         self.shared.state().peers.keys().copied().collect()
+    }
+}
+
+impl State {
+    /// In no mesh, until the members are set.
+    fn new(me: NodeId) -> State {
+        State {
+            members: Members::new(me, BTreeMap::new(), BTreeSet::new()),
+            sessions: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            lanes: 0,
+        }
+    }
+
+    fn may_connect(&self, node: NodeId) -> bool {
+        may(&self.members, &Who::Node(node), Deed::Connect).is_ok()
+    }
+
+    /// Ends the connections with a neighbour.
+    fn cut(&mut self, node: NodeId, why: Close) {
+        let live = self.peers.get(&node).map(|peer| peer.connection.clone());
+        for connection in live.into_iter().chain(self.copies.remove(&node).into_iter().flatten()) {
+            connection.close(VarInt::from_u32(why as u32), b"");
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod timeline;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use codec::capture;
 use codec::production::{self, Layer};
 use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
-use store::keys::SessionKey;
+use store::keys::{Epoch, SessionKey};
 use store::record::Record;
 use store::seal::Opener;
 use store::session::Head;
@@ -71,6 +72,13 @@ pub enum Event {
     Broke(GroupId),
     /// It is on our disk.
     Stored(GroupId),
+    /// A node gave us something that is not what it says.
+    Forged {
+        /// Who.
+        node: NodeId,
+        /// What.
+        what: String,
+    },
     /// A fetch is over; what it brought is stored, and was told before.
     Fetched {
         /// The session.
@@ -133,11 +141,14 @@ struct Waiting {
     reserved: Range<u64>,
 }
 
+/// Session keys by epoch.
+pub type Keys = BTreeMap<Epoch, SessionKey>;
+
 /// One session as the studio knows it.
 #[derive(Debug)]
 struct Scene {
     head: Head,
-    key: SessionKey,
+    keys: Keys,
     opener: Arc<Opener>,
     timeline: Timeline,
     keeps: bool,
@@ -150,16 +161,28 @@ impl Studio {
         Studio { config, media, vault, events, sessions: BTreeMap::new(), room: None, waiting: None }
     }
 
-    /// A session whose tracks may arrive. `keeps`: whether groups of others are stored here.
-    pub fn open(&mut self, head: Head, key: SessionKey, keeps: bool) {
-        if self.sessions.contains_key(&head.id) {
-            return;
-        }
+    /// A session whose tracks may arrive. `keeps`: whether groups of others are stored here. Again for a session that has
+    /// gone on to another key: from now on groups of that key can be opened, and our own are sealed with it when it is
+    /// time.
+    pub fn open(&mut self, head: Head, keys: Keys, keeps: bool) {
         let mut opener = Opener::new(head.id);
-        opener.insert(head.epoch, key.clone());
-        let timeline = Timeline::new(self.config.epoch);
-        let scene = Scene { key, opener: Arc::new(opener), timeline, keeps, watches: BTreeMap::new(), head };
-        self.sessions.insert(scene.head.id, scene);
+        for (&epoch, key) in &keys {
+            opener.insert(epoch, key.clone());
+        }
+        let opener = Arc::new(opener);
+        if let Some(room) = self.room.as_ref().filter(|room| room.session() == head.id) {
+            room.renew(&head, &keys);
+        }
+        match self.sessions.entry(head.id) {
+            Entry::Occupied(mut known) => {
+                let scene = known.get_mut();
+                (scene.head, scene.keys, scene.opener) = (head, keys, opener);
+            }
+            Entry::Vacant(place) => {
+                let timeline = Timeline::new(self.config.epoch);
+                place.insert(Scene { head, keys, opener, timeline, keeps, watches: BTreeMap::new() });
+            }
+        }
     }
 
     /// The session is over here: nobody watches it any more.
@@ -213,7 +236,7 @@ impl Studio {
         let source = capture::open(&self.config.source, &self.config.name, self.config.epoch)?;
         let setup = Setup {
             head: scene.head.clone(),
-            key: scene.key.clone(),
+            keys: scene.keys.clone(),
             me: self.config.me,
             number,
             reserved,

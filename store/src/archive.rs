@@ -555,6 +555,20 @@ impl Archive {
         if bad { Err(Error::Unreadable(format!("keys of session {session}"))) } else { Ok(wraps) }
     }
 
+    /// Every wrap of a session's keys, by epoch and recipient.
+    pub fn all_wraps(&self, session: &SessionId) -> Result<BTreeMap<Epoch, BTreeMap<NodeId, Wrap>>, Error> {
+        let mut wraps: BTreeMap<Epoch, BTreeMap<NodeId, Wrap>> = BTreeMap::new();
+        let mut bad = false;
+        self.scan_prefix(&self.meta, Column::Wraps, session.as_bytes(), &mut |key, value| {
+            match (schema::parse_wrap_key(key), Wrap::decode(value)) {
+                (Some((epoch, recipient)), Ok(wrap)) => drop(wraps.entry(epoch).or_default().insert(recipient, wrap)),
+                _ => bad = true,
+            }
+            ControlFlow::Continue(())
+        })?;
+        if bad { Err(Error::Unreadable(format!("keys of session {session}"))) } else { Ok(wraps) }
+    }
+
     /// Sets aside the next `count` group numbers of this node in a session and gives them. They are given once,
     /// whatever crashes: the promise is on disk before this returns. A node that restarts begins with numbers it asks
     /// for anew and leaves unused ones out.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{Hash, NodeId, PointNumber, SessionId, TrackId},
-    keys::NodeKey,
+    keys::{Epoch, NodeKey},
     session::Member,
     signed::{self, Content, Signed},
 };
@@ -70,6 +70,16 @@ pub enum LeftReason {
     Removed,
 }
 
+/// Why a point was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemovedReason {
+    /// The authority revoked it.
+    Revoked,
+    /// The chair sent it out.
+    Chair,
+}
+
 /// Why groups are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -118,6 +128,22 @@ pub enum Event {
         point: PointNumber,
         /// Why.
         reason: LeftReason,
+    },
+    /// A point was removed, and is given no more keys.
+    Removed {
+        /// Which.
+        point: PointNumber,
+        /// Why.
+        reason: RemovedReason,
+    },
+    /// The session goes on with another key.
+    Epoch {
+        /// Its number.
+        epoch: Epoch,
+        /// What the key must match.
+        commitment: Hash,
+        /// Session time in microseconds from which groups are sealed with it.
+        from_us: u64,
     },
     /// Central does not have these groups.
     Gap {
@@ -265,7 +291,7 @@ mod tests {
         PointNumber::new(number).unwrap()
     }
 
-    /// A journal with one entry of each kind, in the order of the enum.
+    /// A journal with one entry of each kind. A new kind comes last, as the entries before it are kept for ever.
     fn journal() -> Vec<Signed<Entry>> {
         let track = TrackId::new(point(3), TrackKind::Main);
         let member = Member { number: point(3), node: key().id(), name: "Xã Tân Phú".into() };
@@ -277,6 +303,8 @@ mod tests {
             Event::Repaired { track, from_seq: 5, to_seq: 9 },
             Event::Resumed {},
             Event::Ended { reason: EndReason::Closed },
+            Event::Removed { point: point(3), reason: RemovedReason::Revoked },
+            Event::Epoch { epoch: 1, commitment: Hash::of(b"key"), from_us: 62_000_000 },
         ];
         let mut chain = Chain::new(session(), key().id());
         (0..).zip(events).map(|(n, event)| chain.append(&key(), n * 1_000_000, 1_700_000_000_000 + n, event)).collect()
@@ -296,7 +324,7 @@ mod tests {
     #[test]
     fn the_first_version_is_read_for_ever() {
         let kept: Vec<Bytes> = VERSION_1.lines().map(|line| hex::decode(line).unwrap().into()).collect();
-        assert_eq!(verify(&kept).unwrap().len(), 7);
+        assert_eq!(verify(&kept).unwrap().len(), 9);
         let read: Vec<Signed<Entry>> = kept.into_iter().map(|bytes| Signed::parse(bytes).unwrap()).collect();
         assert_eq!(read, journal());
     }

@@ -177,6 +177,13 @@ pub fn roster_key(number: u64) -> [u8; 8] {
     (u64::MAX - number).to_be_bytes()
 }
 
+/// Epoch and recipient of such a key, if it is one.
+pub fn parse_wrap_key(key: &[u8]) -> Option<(Epoch, NodeId)> {
+    let key: &[u8; 52] = key.try_into().ok()?;
+    let epoch = u32::from_be_bytes([key[16], key[17], key[18], key[19]]);
+    Some((Epoch::try_from(epoch).ok()?, NodeId::from_bytes(*key.last_chunk()?)))
+}
+
 /// The first key after all that begin with `prefix`; `None` if there can be none.
 pub fn after(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
@@ -204,6 +211,8 @@ mod tests {
         assert_eq!(hex::encode(wrap), format!("{}00000002{}", "aa".repeat(16), "bb".repeat(32)));
         assert_eq!(hex::encode(access_key(2)), "0000000000000002");
         assert_eq!(hex::encode(roster_key(2)), "fffffffffffffffd");
+        assert_eq!(parse_wrap_key(&wrap), Some((2, NodeId::from_bytes([0xbb; 32]))));
+        assert_eq!(parse_wrap_key(&wrap[1..]), None);
         let names: Vec<_> = Column::ALL.map(Column::name).into();
         assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "acc", "ros", "grp", "adr", "have", "part"]);
     }

@@ -12,7 +12,7 @@ use store::db::rocks::Rocks;
 use store::db::{Batch, Db, Durability};
 use store::id::{Hash, SessionId};
 use store::schema::{self, Column, Store};
-use store::session::{Head, Member, State};
+use store::session::{Head, Member, Period, State};
 use tests::office::{Point, found};
 use tests::program::{Call, Finished, Folder};
 
@@ -29,8 +29,7 @@ fn point(folder: &Folder) -> Point {
         state: State::Ended,
         central: identity.id(),
         points: vec![Member { number, node: identity.id(), name: "Xã Kim Thành".into() }],
-        epoch: 0,
-        commitment: Hash::NONE,
+        epochs: vec![Period::first(Hash::NONE)],
         suite: Default::default(),
         started_unix_ms: 1_795_327_511_000,
         ended_unix_ms: Some(1_795_327_512_000),

@@ -7,8 +7,9 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use node::config;
 use node::control::{self, Fault, Request, Session};
+use node::engine::rights::{self, Members, may};
 use node::export::{self, Exported, Holding, Missing, Options, Progress};
-use node::identity::Identity;
+use node::identity::{Identity, roster};
 use serde::Serialize;
 use store::access::{Access, Deed, What as To, Who};
 use store::archive::{self, Logbook};
@@ -143,8 +144,8 @@ fn export(args: &Export) -> Result<()> {
     Ok(())
 }
 
-/// Writes into the access log that this session is exported, and gives the archive back to read. An export that cannot be
-/// written down is not made.
+/// Asks whether this session may be exported here, writes it into the access log, and gives the archive back to read. An
+/// export that cannot be written down is not made.
 fn write_down(reading: Reading, id: SessionId, identity: &Identity, folder: &Path, data: &Data) -> Result<Reading> {
     if reading.is_copy() {
         data.ask(&Request::Exporting { session: id.to_string() })?;
@@ -152,14 +153,23 @@ fn write_down(reading: Reading, id: SessionId, identity: &Identity, folder: &Pat
     }
     // What is open for reading does not see what happens to the files meanwhile, so it is opened again afterwards.
     drop(reading);
+    let members = Members::of(identity.id(), &roster::load(folder, &identity.id())?);
+    let denied = may(&members, &rights::Who::Owner, rights::Deed::Read).err();
     let refused = |error: archive::Error| {
         let error = anyhow::Error::new(error);
         let reason = "the export must stand in the access log before it is made, and cannot be written there";
         Failure::new(Fault::Refused, format!("{reason}: {error:#}"))
     };
     let book = Logbook::open(&config::archive(folder)).map_err(refused)?;
-    let access = Access::done(Who::Local {}, Deed::Export, To::Session { session: id }, output::now_ms());
-    book.append(&identity.node, output::now_ms(), vec![access]).map_err(refused)?;
+    let (what, now) = (To::Session { session: id }, output::now_ms());
+    let access = match denied {
+        None => Access::done(Who::Local {}, Deed::Export, what, now),
+        Some(denied) => Access::refused(Who::Local {}, Deed::Export, what, &denied.to_string(), now),
+    };
+    book.append(&identity.node, now, vec![access]).map_err(refused)?;
+    if let Some(denied) = denied {
+        return Err(Failure::new(Fault::Refused, denied.to_string()).into());
+    }
     drop(book);
     Reading::open(data)
 }

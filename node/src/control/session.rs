@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use store::archive::{self, Archive, Totals};
 use store::id::{PointNumber, SessionId, TrackId};
-use store::journal::{Chain, EndReason, Entry, Event, GapReason, LeftReason};
+use store::journal::{Chain, EndReason, Entry, Event, GapReason, LeftReason, RemovedReason};
 use store::session::{self, Head};
 use store::signed::Signed;
 
@@ -164,14 +164,14 @@ impl Told {
             Event::Joined { point } => {
                 self.present.insert(*point);
             }
-            Event::Left { point, .. } => {
+            Event::Left { point, .. } | Event::Removed { point, .. } => {
                 self.present.remove(point);
             }
             Event::Gap { track, from_seq, to_seq, .. } => {
                 self.gaps.entry(*track).or_default().push((*from_seq, *to_seq));
             }
             Event::Ended { .. } => self.present.clear(),
-            Event::Started { .. } | Event::Repaired { .. } | Event::Resumed {} => {}
+            Event::Started { .. } | Event::Epoch { .. } | Event::Repaired { .. } | Event::Resumed {} => {}
         }
         let event = words(head, &entry.event);
         self.lines.push(JournalLine { n: entry.n, at_ms: entry.at_us / 1000, wall: entry.wall_ms, event });
@@ -204,6 +204,16 @@ fn words(head: &Head, event: &Event) -> String {
                 LeftReason::Removed => "was removed",
             };
             format!("{} {why}", name(head, *point))
+        }
+        Event::Removed { point, reason } => {
+            let why = match reason {
+                RemovedReason::Revoked => "the authority revoked it",
+                RemovedReason::Chair => "the chair sent it out",
+            };
+            format!("{} was removed: {why}", name(head, *point))
+        }
+        Event::Epoch { epoch, from_us, .. } => {
+            format!("key {epoch} is used from {:.1} s on: who was removed does not have it", *from_us as f64 / 1e6)
         }
         Event::Gap { track, from_seq, to_seq, reason } => {
             let why = why(*reason);
@@ -260,8 +270,7 @@ mod tests {
             state: session::State::Open,
             central: key.id(),
             points: vec![member(0, "Trung tâm", key.id()), member(1, "Kim Thành", NodeKey::generate().id())],
-            epoch: 0,
-            commitment: store::id::Hash::NONE,
+            epochs: vec![session::Period::first(store::id::Hash::NONE)],
             suite: Default::default(),
             started_unix_ms: 1_795_327_511_000,
             ended_unix_ms: None,

@@ -8,13 +8,14 @@ use codec::capture::{self, Kind};
 use store::access::{Deed, What, Who};
 use store::archive::Archive;
 use store::id::{NodeId, SessionId};
-use store::keys::{SessionKey, WrapContext};
+use store::keys::recovery_recipient;
 use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::deeds::sentence;
 use super::{Driver, unix_ms};
 use crate::control::{self, Clock, Counters, Disk, Fault, Latency, PointStatus, Request, Response, Stats, Status};
+use crate::engine::rights;
 use crate::engine::session::{Fresh, Input, Seat};
 use crate::identity::roster;
 use crate::studio::Shown;
@@ -23,7 +24,10 @@ type Reply = oneshot::Sender<Response>;
 
 impl Driver {
     /// Answers at once if it can, giving the reply back; else it is kept until there is an answer.
-    pub(super) fn answer(&mut self, request: Request, reply: Reply) -> Option<(Response, Reply)> {
+    pub(super) fn answer(&mut self, who: rights::Who, request: Request, reply: Reply) -> Option<(Response, Reply)> {
+        if let Err(denied) = self.wanted(&who, &request) {
+            return Some((not(Fault::Refused, denied.to_string()), reply));
+        }
         match request {
             Request::Status => return Some((Response::Status(Box::new(self.status())), reply)),
             Request::Stats => return Some((Response::Stats(Box::new(self.stats())), reply)),
@@ -39,6 +43,18 @@ impl Driver {
                 let ticket = self.ticket();
                 self.operators.insert(ticket, reply);
                 self.tell(Input::End { ticket, session, unix_ms: unix_ms() });
+            }
+            Request::SessionRemove { point, session } => {
+                let session = session.map(|text| self.session_named(&text)).transpose();
+                let named = session.and_then(|session| Ok((session, self.named(&[point])?)));
+                let (session, nodes) = match named {
+                    Ok(named) => named,
+                    Err(response) => return Some((response, reply)),
+                };
+                let ticket = self.ticket();
+                self.operators.insert(ticket, reply);
+                // One name is one point.
+                nodes.into_iter().for_each(|node| self.tell(Input::Remove { ticket, session, node }));
             }
             Request::SessionShow { session } => match self.session_named(&session) {
                 Ok(session) => self.answer_session(session, reply),
@@ -113,9 +129,12 @@ impl Driver {
         if let Err(error) = block_in_place(|| roster::keep(&self.config.data, &after, self.vault.archive())) {
             return not(Fault::Failed, sentence(&error));
         }
-        self.media.set_points(after.points().iter().map(|point| point.node).collect());
         self.access.done(Who::Local {}, Deed::Roster, What::Roster { number: after.number() });
+        self.members = rights::Members::of(self.me, &after);
         self.roster = after;
+        // Connections first: whoever is no point any more hears nothing from this moment on.
+        self.media.set_members(self.members.clone());
+        self.tell(Input::Roster { members: self.members.clone() });
         Response::Done
     }
 
@@ -146,22 +165,14 @@ impl Driver {
 
     fn start_session(&mut self, title: String, points: Vec<NodeId>, reply: Reply) {
         let now = unix_ms();
-        let (id, key) = (SessionId::generate(now), SessionKey::generate());
-        let mut wraps = BTreeMap::new();
-        for node in points.iter().chain([&self.me]) {
-            let Some(point) = self.roster.point(node) else { continue };
-            let context = WrapContext { session: id, epoch: 0, recipient: *node };
-            match key.wrap(&point.wrap, &context) {
-                Ok(wrap) => drop(wraps.insert(*node, wrap)),
-                Err(error) => tracing::warn!(point = point.name, %error, "no key can be wrapped for this point"),
-            }
-        }
-        let fresh = Fresh { id, commitment: key.commitment(), wraps, unix_ms: now };
-        // Kept before the engine answers, as what it wants done at once needs it; one that is refused goes again.
-        self.keys.insert(id, key);
+        let (id, me) = (SessionId::generate(now), self.me);
+        let (commitment, wraps) = self.new_key(id, 0, points.iter().chain([&me]));
+        let recovery = Some(recovery_recipient(&self.roster.recovery()));
+        let fresh = Fresh { id, commitment, wraps, recovery, unix_ms: now };
         let ticket = self.ticket();
         self.operators.insert(ticket, reply);
         self.tell(Input::Start { ticket, title, points, fresh });
+        // A session that is refused needs no key.
         if self.engine.view(Instant::now()).session.is_none_or(|session| session.id != id) {
             self.keys.remove(&id);
         }

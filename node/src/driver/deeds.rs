@@ -1,12 +1,14 @@
 //! Carrying out what the engine wants done. One function an output, each as short as the part it calls allows.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use store::access::{Deed, What, Who};
+use store::archive::{self, Archive};
 use store::id::{GroupId, NodeId, SessionId, TrackId};
 use store::journal::Event;
-use store::keys::{SessionKey, Wrap, WrapContext};
+use store::keys::{Epoch, Wrap};
 use store::session::{Head, State};
 use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
@@ -14,8 +16,8 @@ use tokio::task::{block_in_place, spawn_blocking};
 use super::recall;
 use super::{Driver, unix_ms};
 use crate::control::{Fault, Response};
-use crate::engine::session::{Input, Output, Own, Refusal, Ticket};
-use crate::media::{self, Fetched};
+use crate::engine::session::{Input, Output, Own, Refusal, Ticket, Wraps};
+use crate::media::{self, FetchError, Fetched};
 use crate::studio;
 use crate::wire::control::Message;
 
@@ -23,7 +25,10 @@ impl Driver {
     pub(super) fn carry_out(&mut self, output: Output) {
         match output {
             Output::Found { head, wraps } => self.found(head, wraps.into_iter().collect()),
-            Output::Admit { head, wrap } => self.admit(head, wrap),
+            Output::Admit { head, wraps } => self.admit(head, wraps),
+            Output::Rekey { session, epoch, points } => self.rekey(session, epoch, &points),
+            Output::Renew { head, wraps } => self.renew(head, wraps),
+            Output::Expel { session, node } => self.expel(session, node),
             Output::Update { head } => self.update(head),
             Output::Journal { session, at, event } => self.journal(session, at, event),
             Output::Open { head } => self.open(head),
@@ -54,7 +59,7 @@ impl Driver {
     }
 
     /// Queues work for the vault; its answer, if any, comes back as an input.
-    fn store(&self, work: impl FnOnce(&store::archive::Archive) -> Option<Input> + Send + 'static) {
+    pub(super) fn store(&self, work: impl FnOnce(&Archive) -> Option<Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         let queued = block_in_place(|| {
             self.vault.then(move |archive| {
@@ -70,46 +75,38 @@ impl Driver {
     }
 
     fn found(&mut self, head: Head, wraps: Vec<(NodeId, Wrap)>) {
-        let (session, number) = (head.id, head.number(&self.me));
+        let (session, epoch, number) = (head.id, head.epoch(), head.number(&self.me));
         self.store(move |archive| {
             let written = archive
-                .put_wraps(&session, head.epoch, &wraps)
+                .put_wraps(&session, epoch, &wraps)
                 // The head last: a session that is listed can be opened.
                 .and_then(|()| archive.put_head(&head))
                 .and_then(|()| number.map_or(Ok(Own::default()), |number| recall::reserve(archive, &session, number)));
-            Some(Input::Persisted { session, result: written.map_err(|error| sentence(&error)) })
+            Some(Input::Persisted { session, epoch, result: written.map_err(|error| sentence(&error)) })
         });
     }
 
-    fn admit(&mut self, head: Head, wrap: Wrap) {
-        let session = head.id;
+    fn admit(&mut self, head: Head, wraps: BTreeMap<Epoch, Wraps>) {
+        let (session, epoch) = (head.id, head.epoch());
         let Some(number) = head.number(&self.me) else { return };
-        let key = match self.open_wrap(&head, &wrap) {
-            Ok(key) => key,
-            Err(reason) => return self.tell(Input::Persisted { session, result: Err(reason) }),
+        let keys = match self.open_keys(&head, &wraps) {
+            Ok(keys) => keys,
+            Err(reason) => return self.tell(Input::Persisted { session, epoch, result: Err(reason) }),
         };
-        self.keys.insert(session, key);
-        let me = self.me;
+        self.keys.insert(session, keys);
         self.store(move |archive| {
             let result = match archive.head(&session) {
                 Ok(Some(known)) if known.state == State::Ended => Err("that session has ended".to_owned()),
-                Ok(_) => archive
-                    .put_wraps(&session, head.epoch, &[(me, wrap)])
+                Ok(_) => put_keys(archive, &session, wraps)
+                    // The head last: a session that is listed can be opened.
                     .and_then(|()| archive.put_head(&head))
+                    // Once more for a later epoch than needed; numbers there are enough.
                     .and_then(|()| recall::reserve(archive, &session, number))
                     .map_err(|error| sentence(&error)),
                 Err(error) => Err(sentence(&error)),
             };
-            Some(Input::Persisted { session, result })
+            Some(Input::Persisted { session, epoch, result })
         });
-    }
-
-    /// Opens a wrap made for us and checks that it holds the key the head commits to.
-    pub(super) fn open_wrap(&self, head: &Head, wrap: &Wrap) -> Result<SessionKey, String> {
-        let context = WrapContext { session: head.id, epoch: head.epoch, recipient: self.me };
-        let key = wrap.open(&self.identity.wrap, &context).map_err(|error| sentence(&error))?;
-        key.check(&head.commitment).map_err(|error| sentence(&error))?;
-        Ok(key)
     }
 
     fn update(&mut self, head: Head) {
@@ -135,8 +132,9 @@ impl Driver {
 
     fn open(&mut self, head: Head) {
         let points = head.points.iter().map(|point| (point.number, point.node)).collect();
-        self.media.open_session(media::Session::new(head.id, points, head.central));
-        let Some(key) = self.keys.get(&head.id).cloned() else {
+        let removed = head.points.iter().map(|point| point.number).filter(|number| head.was_removed(*number)).collect();
+        self.media.open_session(media::Session::new(head.id, points, head.central).without(removed));
+        let Some(keys) = self.keys.get(&head.id).cloned() else {
             // Its groups can still be served and fetched; nothing of it can be shown or published.
             tracing::warn!(session = %head.id, "the key of this session is not here");
             return;
@@ -146,7 +144,7 @@ impl Driver {
             self.access.done(Who::Node {}, Deed::Open, What::Session { session: head.id });
         }
         let chairs = head.central == self.me;
-        self.studio.open(head, key, chairs);
+        self.studio.open(head, keys, chairs);
     }
 
     fn close(&mut self, session: SessionId) {
@@ -223,6 +221,9 @@ impl Driver {
                 Ok(answer) => keep(answer, origin, from, to, &vault, &events).await,
                 Err(error) => {
                     tracing::info!(group = %from, to, %error, "fetching brought nothing");
+                    if let FetchError::Wrong(what) = error {
+                        let _ = events.send(studio::Event::Forged { node: origin, what }).await;
+                    }
                     None
                 }
             };
@@ -246,7 +247,7 @@ impl Driver {
         });
     }
 
-    fn reply(&mut self, ticket: Ticket, message: &Message) {
+    pub(super) fn reply(&mut self, ticket: Ticket, message: &Message) {
         let Some(reply) = self.replies.remove(&ticket) else { return };
         match message.encode() {
             // The asker may have given up.
@@ -261,10 +262,12 @@ impl Driver {
             Ok(session) => self.answer_session(session, reply),
             Err(refusal) => {
                 let fault = match refusal {
-                    Refusal::NotRunning | Refusal::Other(_) | Refusal::Unknown(_) => Fault::Missing,
+                    Refusal::NotRunning | Refusal::Other(_) | Refusal::Unknown(_) | Refusal::NotThere(_) => Fault::Missing,
                     Refusal::Storage(_) => Fault::Failed,
                     Refusal::Busy(_)
-                    | Refusal::NotAllowed
+                    | Refusal::NoRecovery
+                    | Refusal::Central
+                    | Refusal::Epochs(_)
                     | Refusal::Alone
                     | Refusal::NoKey(_)
                     | Refusal::TooMany { .. }
@@ -302,6 +305,14 @@ async fn ask(mesh: &crate::mesh::Mesh, node: NodeId, message: Bytes) -> Option<M
     Message::decode(&answer).inspect_err(|error| tracing::warn!(point = %node.short(), %error, "its answer")).ok()
 }
 
+/// Writes the keys of a session as they were given to us.
+fn put_keys(archive: &Archive, session: &SessionId, wraps: BTreeMap<Epoch, Wraps>) -> Result<(), archive::Error> {
+    wraps.into_iter().try_for_each(|(epoch, wraps)| {
+        let wraps: Vec<_> = wraps.into_iter().collect();
+        archive.put_wraps(session, epoch, &wraps)
+    })
+}
+
 /// Stores what a fetch brought and gives what its holder has not got; `None` if it sent anything else.
 async fn keep(
     answer: Vec<Fetched>,
@@ -321,7 +332,8 @@ async fn keep(
                     && (header.session, header.track) == (from.session, from.track)
                     && (from.seq..=to).contains(&header.seq);
                 if !asked {
-                    tracing::warn!(group = %header.id(), "a holder sent a group nobody asked it for");
+                    let what = format!("a group nobody asked it for: {}", header.id());
+                    let _ = events.send(studio::Event::Forged { node: origin, what }).await;
                     return None;
                 }
                 studio::keep(vault.clone(), record, events.clone()).await;

@@ -1,11 +1,11 @@
 //! What the archive tells the engine: where our own tracks stand, and which sessions were left open.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use store::archive::{self, Archive};
 use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::journal::{Chain, Entry, Event, GapReason};
+use store::keys::Epoch;
 use store::session::{Head, State};
 use store::signed::Signed;
 
@@ -47,11 +47,10 @@ impl Driver {
     fn recalled(&mut self, head: Head) -> Result<Recalled, archive::Error> {
         let archive = self.vault.archive();
         let (id, me) = (head.id, self.me);
-        let mut wraps = BTreeMap::new();
-        for point in &head.points {
-            wraps.extend(archive.wraps(&id, &point.node)?.remove(&head.epoch).map(|wrap| (point.node, wrap)));
-        }
-        let key = wraps.get(&me).and_then(|wrap| self.open_wrap(&head, wrap).ok());
+        let mut wraps = archive.all_wraps(&id)?;
+        // Those of an epoch whose head was not written any more are of no use.
+        wraps.retain(|epoch, _| head.commitment(*epoch).is_some());
+        let keys = self.open_keys(&head, &wraps);
         let archive = self.vault.archive();
         let number = head.number(&me);
         let chairs = head.central == me;
@@ -61,16 +60,35 @@ impl Driver {
             Some(number) => own(archive, &id, number)?,
             None => Own::default(),
         };
-        let (mut last_us, mut kept) = (0, Vec::new());
+        let (mut last_us, mut told, mut kept) = (0, 0, Vec::new());
         if chairs {
             let (chain, journal) = read_journal(archive, &id, me)?;
             last_us = journal.iter().map(|entry| entry.content().at_us).max().unwrap_or(0);
             last_us = last_us.max(last_group_us(archive, &head)?);
+            told = journal.iter().filter_map(|entry| epoch_of(&entry.content().event)).max().unwrap_or(0);
             kept = kept_of(archive, &head, me, &journal)?;
             self.chains.insert(id, chain);
         }
-        self.keys.extend(key.map(|key| (id, key)));
-        Ok(Recalled { head, own, wraps, last_us, kept })
+        match keys {
+            Ok(keys) => drop(self.keys.insert(id, keys)),
+            Err(error) => tracing::warn!(session = %id, error, "the keys of this session are not all here"),
+        }
+        Ok(Recalled { head, own, wraps, told, last_us, kept })
+    }
+}
+
+/// The epoch an entry of the journal says has begun.
+fn epoch_of(event: &Event) -> Option<Epoch> {
+    match event {
+        Event::Epoch { epoch, .. } => Some(*epoch),
+        Event::Started { .. }
+        | Event::Joined { .. }
+        | Event::Left { .. }
+        | Event::Removed { .. }
+        | Event::Gap { .. }
+        | Event::Repaired { .. }
+        | Event::Resumed {}
+        | Event::Ended { .. } => None,
     }
 }
 

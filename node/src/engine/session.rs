@@ -11,24 +11,31 @@
 //!
 //! What must not be forgotten is written before it is promised: a session exists once [`Output::Found`] is confirmed,
 //! a delegate says yes once [`Output::Admit`] is. Keys never enter here; the driver makes, wraps and opens them.
+//!
+//! A point that is removed is cut off at once. Then the session goes on with another key, which it is not given: `renew`.
+//! Who may ask for what is not decided here either; the driver asks `engine::rights` first.
 
 mod chair;
 mod delegate;
+mod input;
+mod output;
+mod renew;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
-use store::journal::{Event, LeftReason};
-use store::keys::Wrap;
 use store::session::{Head, State};
 
 use self::chair::Chair;
 use self::delegate::Delegate;
-use crate::engine::clock::{self, Line};
+pub use self::input::{Fresh, Input, Own, Recalled, Ticket, Wraps};
+pub use self::output::{Output, Refusal, Running, Seat, View};
+use crate::engine::clock;
 use crate::engine::keeper;
-use crate::wire::control::{Last, Message, Span};
+use crate::engine::rights::{Members, Part};
+use crate::wire::control::Message;
 
 /// How often an invitation, an end or a final report is repeated until it is answered.
 const ASK_AGAIN: Duration = Duration::from_millis(1_500);
@@ -47,15 +54,15 @@ const PRIORITY_THUMB: u8 = 5;
 /// See [`PRIORITY_AUDIO`].
 const PRIORITY_MAIN: u8 = 4;
 
-/// What does not change while the node runs.
+/// What changes seldom or never while the node runs.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This node.
     pub me: NodeId,
     /// Zero of the local clock that media exchanges and invitations speak of.
     pub epoch: Instant,
-    /// Everyone who may take part, and whether he may chair.
-    pub members: BTreeMap<NodeId, Member>,
+    /// Everyone who may take part.
+    pub members: Members,
     /// Most points in one session, central included.
     pub points_max: usize,
     /// How long the end of a session waits for its record to become whole. What is missing then is a gap, and goes on
@@ -72,393 +79,6 @@ pub struct Config {
     pub media_port: u16,
     /// Whether the small picture layer of every point is taken live too.
     pub thumbs: bool,
-}
-
-/// A point of the roster, as far as sessions are concerned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its name.
-    pub name: String,
-    /// Whether it may chair a session.
-    pub chair: bool,
-}
-
-/// Names a question that waits for our answer: from a node over the mesh, or from an operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
-/// A new session's secrets and names, made outside where randomness is.
-#[derive(Clone, Debug)]
-pub struct Fresh {
-    /// Its id.
-    pub id: SessionId,
-    /// Commitment to its key of epoch 0.
-    pub commitment: store::id::Hash,
-    /// That key for every point that may be named, us included.
-    pub wraps: BTreeMap<NodeId, Wrap>,
-    /// Wall clock, Unix milliseconds.
-    pub unix_ms: u64,
-}
-
-/// Where our own tracks of a session stand on our disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Own {
-    /// First group number that was never reserved.
-    pub first_seq: u64,
-    /// Numbers reserved by an earlier run and, as far as can be known, never begun.
-    pub unused: Vec<Span>,
-    /// Last stored group of each recorded track.
-    pub tracks: Vec<Last>,
-}
-
-/// A session found in the archive when the node starts.
-#[derive(Clone, Debug)]
-pub struct Recalled {
-    /// Its head.
-    pub head: Head,
-    /// Our own tracks.
-    pub own: Own,
-    /// If we are its central: every wrap.
-    pub wraps: BTreeMap<NodeId, Wrap>,
-    /// If we are its central: the latest session time in journal and groups, in microseconds.
-    pub last_us: u64,
-    /// If we are its central: what is stored of each track of others, and what the journal says is missing.
-    pub kept: Vec<keeper::Input>,
-}
-
-/// What the engine is told.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A point is online in the mesh.
-    Up {
-        /// The point.
-        node: NodeId,
-    },
-    /// A point is no longer online in the mesh.
-    Down {
-        /// The point.
-        node: NodeId,
-    },
-    /// The media connection with a point stands.
-    MediaUp {
-        /// The point.
-        node: NodeId,
-    },
-    /// The media connection with a point is gone.
-    MediaDown {
-        /// The point.
-        node: NodeId,
-        /// Why, for the journal.
-        reason: LeftReason,
-    },
-    /// A point asks; answer with [`Output::Reply`].
-    Asked {
-        /// Who.
-        from: NodeId,
-        /// Names the answer.
-        ticket: Ticket,
-        /// What.
-        message: Message,
-    },
-    /// What became of [`Output::Ask`].
-    Answered {
-        /// Whom we asked.
-        node: NodeId,
-        /// About which session.
-        session: SessionId,
-        /// The answer; `None` when there was none.
-        answer: Option<Message>,
-    },
-    /// The operator starts a session; answer with [`Output::Tell`].
-    Start {
-        /// Names the answer.
-        ticket: Ticket,
-        /// What the session is called.
-        title: String,
-        /// Who takes part, besides us.
-        points: Vec<NodeId>,
-        /// Its secrets.
-        fresh: Fresh,
-    },
-    /// The operator ends the running session, or the one named.
-    End {
-        /// Names the answer.
-        ticket: Ticket,
-        /// Which, if named.
-        session: Option<SessionId>,
-        /// Wall clock, Unix milliseconds.
-        unix_ms: u64,
-    },
-    /// Answer to [`Output::Found`] and [`Output::Admit`].
-    Persisted {
-        /// The session.
-        session: SessionId,
-        /// Where our own tracks stand, or why it could not be written or opened.
-        result: Result<Own, String>,
-    },
-    /// Answer to [`Output::Unpublish`]: all our groups are closed and stored.
-    Closed {
-        /// The session.
-        session: SessionId,
-        /// Where our own tracks stand.
-        own: Own,
-    },
-    /// The archive knows this session from before the node started.
-    Recall {
-        /// What it knows.
-        recalled: Box<Recalled>,
-        /// Wall clock, Unix milliseconds.
-        unix_ms: u64,
-    },
-    /// A clock exchange with a neighbour, on local clocks in microseconds.
-    Clock {
-        /// The neighbour.
-        node: NodeId,
-        /// When we asked.
-        sent: u64,
-        /// What its clock said.
-        remote: u64,
-        /// When we heard.
-        received: u64,
-    },
-    /// A neighbour offers tracks.
-    Announced {
-        /// The neighbour.
-        node: NodeId,
-        /// The session.
-        session: SessionId,
-        /// The tracks.
-        tracks: Vec<TrackId>,
-    },
-    /// A live group of another point begins to arrive.
-    Began(GroupId),
-    /// The live stream of a group broke off.
-    Broke(GroupId),
-    /// A group of another point is on our disk.
-    Stored(GroupId),
-    /// A fetch is over; what it brought was stored, and told, before.
-    Fetched {
-        /// The session.
-        session: SessionId,
-        /// Whom we asked.
-        origin: NodeId,
-        /// What the origin has not got; `None` when it did not answer to the end.
-        missing: Option<Vec<u64>>,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What the engine wants done, in this order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Central: write a new session's head and wraps; answer with [`Input::Persisted`].
-    Found {
-        /// The head.
-        head: Head,
-        /// The key for each point.
-        wraps: BTreeMap<NodeId, Wrap>,
-    },
-    /// Delegate: open the wrap, check it against the head's commitment, write both; answer with [`Input::Persisted`].
-    Admit {
-        /// The head.
-        head: Head,
-        /// The key for us.
-        wrap: Wrap,
-    },
-    /// Write a changed head.
-    Update {
-        /// The head.
-        head: Head,
-    },
-    /// Central: append to the journal.
-    Journal {
-        /// The session.
-        session: SessionId,
-        /// Session time in microseconds.
-        at: u64,
-        /// What happened.
-        event: Event,
-    },
-    /// Let the session's points exchange tracks with us.
-    Open {
-        /// The session.
-        head: Head,
-    },
-    /// The session is over and nobody owes anything: forget it outside the archive.
-    Close {
-        /// The session.
-        session: SessionId,
-    },
-    /// Keep a media connection to this point.
-    Dial {
-        /// The point.
-        node: NodeId,
-        /// Where its media endpoint listens; empty means at the addresses the mesh knows.
-        addresses: Vec<SocketAddr>,
-        /// Its media port.
-        port: u16,
-    },
-    /// No more need for a media connection to this point.
-    HangUp {
-        /// The point.
-        node: NodeId,
-    },
-    /// Encode, seal, keep and send our room from this group number on.
-    Publish {
-        /// The session.
-        session: SessionId,
-        /// Our tracks.
-        tracks: Vec<TrackId>,
-        /// First group number.
-        first_seq: u64,
-    },
-    /// Close our groups and stop; answer with [`Input::Closed`] once all is stored.
-    Unpublish {
-        /// The session.
-        session: SessionId,
-    },
-    /// Ask for these tracks live; replaces what was asked of this neighbour before.
-    Subscribe {
-        /// The neighbour.
-        from: NodeId,
-        /// The session.
-        session: SessionId,
-        /// Tracks with their importance, 7 the highest.
-        tracks: Vec<(TrackId, u8)>,
-    },
-    /// Session time from now on.
-    Clock {
-        /// The session.
-        session: SessionId,
-        /// Local to session time.
-        line: Line,
-    },
-    /// Fetch past groups, store them, tell [`Input::Stored`] of each, then [`Input::Fetched`].
-    Fetch {
-        /// The session.
-        session: SessionId,
-        /// Whom to ask.
-        origin: NodeId,
-        /// The track.
-        track: TrackId,
-        /// First number.
-        from: u64,
-        /// Last number.
-        to: u64,
-        /// Longest answer in bytes.
-        max_bytes: u64,
-    },
-    /// Ask a point over the mesh; answer with [`Input::Answered`] in every case.
-    Ask {
-        /// Whom.
-        node: NodeId,
-        /// What.
-        message: Message,
-    },
-    /// Answer a point.
-    Reply {
-        /// The question.
-        ticket: Ticket,
-        /// The answer.
-        message: Message,
-    },
-    /// Answer the operator.
-    Tell {
-        /// The question.
-        ticket: Ticket,
-        /// The session, or why not.
-        outcome: Result<SessionId, Refusal>,
-    },
-}
-
-/// Why an operator's command is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// One at a time.
-    #[error("session {0} is running here; end it first")]
-    Busy(SessionId),
-    /// The roster does not allow it.
-    #[error("this point may not chair a session: its roster entry lacks the right \"chair\"")]
-    NotAllowed,
-    /// Nobody to talk to.
-    #[error("name at least one other point")]
-    Alone,
-    /// Not in the roster.
-    #[error("{0} is not a point of this node's roster")]
-    Unknown(NodeId),
-    /// No key was wrapped for it.
-    #[error("{0} has no wrapping key in this node's roster")]
-    NoKey(NodeId),
-    /// Over the limit.
-    #[error("{named} points are more than the {max} this node allows in one session (session.points_max)")]
-    TooMany {
-        /// Central included.
-        named: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// A title or name nobody can print.
-    #[error("{0}")]
-    Text(String),
-    /// Nothing to end.
-    #[error("no session is running here")]
-    NotRunning,
-    /// Another session than the running one was named.
-    #[error("session {0} is not running here")]
-    Other(SessionId),
-    /// Only central ends a session.
-    #[error("only its central point, {0}, can end this session")]
-    NotCentral(String),
-    /// It is ending already.
-    #[error("session {0} is already ending")]
-    Ending(SessionId),
-    /// The disk refused.
-    #[error("the session could not be written: {0}")]
-    Storage(String),
-}
-
-/// What people may see of the engine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// The running session.
-    pub session: Option<Running>,
-    /// Sessions that are over while somebody still owes groups.
-    pub past: Vec<SessionId>,
-}
-
-/// A running session as people may see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Running {
-    /// Its id.
-    pub id: SessionId,
-    /// Its title.
-    pub title: String,
-    /// Its central point.
-    pub central: NodeId,
-    /// One word for what is going on.
-    pub phase: &'static str,
-    /// Session time in microseconds, once known.
-    pub time_us: Option<u64>,
-    /// How wrong that may be here.
-    pub time_error_us: Option<u64>,
-    /// Its points.
-    pub points: Vec<Seat>,
-    /// At central: the record, track by track.
-    pub record: BTreeMap<TrackId, keeper::Standing>,
-}
-
-/// A point in a running session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
-    /// Its number.
-    pub number: PointNumber,
-    /// The node.
-    pub node: NodeId,
-    /// Its name.
-    pub name: String,
-    /// Whether its media connection stands and it takes part. A delegate knows this of itself and central only.
-    pub joined: bool,
 }
 
 /// The engine of one node.
@@ -540,10 +160,25 @@ impl Engine {
                 });
             }
             Input::Start { ticket, title, points, fresh } => self.start(now, ticket, title, points, fresh),
-            Input::End { ticket, session, unix_ms } => self.end(now, ticket, session, unix_ms),
-            Input::Persisted { session, result } => {
-                self.chair(now, session, |chair, context, out| chair.persisted(context, result.clone(), out));
-                self.delegate(now, session, |delegate, context, out| delegate.persisted(context, result, out));
+            Input::End { ticket, session, unix_ms } => match self.chaired(session) {
+                Ok(id) => self.chair(now, id, |chair, context, out| chair.end(context, ticket, unix_ms, out)),
+                Err(refusal) => self.outbox.push_back(Output::Tell { ticket, outcome: Err(refusal) }),
+            },
+            Input::Remove { ticket, session, node } => match self.chaired(session) {
+                Ok(id) => self.chair(now, id, |chair, context, out| chair.remove(context, ticket, node, out)),
+                Err(refusal) => self.outbox.push_back(Output::Tell { ticket, outcome: Err(refusal) }),
+            },
+            Input::Roster { members } => {
+                self.config.members = members;
+                self.each_chair(now, |chair, context, out| chair.review(context, out));
+                self.each_delegate(now, |delegate, context, out| delegate.review(context, out));
+            }
+            Input::Keyed { session, epoch, result } => {
+                self.chair(now, session, |chair, context, out| chair.keyed(context, epoch, result, out));
+            }
+            Input::Persisted { session, epoch, result } => {
+                self.chair(now, session, |chair, context, out| chair.persisted(context, epoch, result.clone(), out));
+                self.delegate(now, session, |delegate, context, out| delegate.persisted(context, epoch, result, out));
             }
             Input::Closed { session, own } => {
                 self.chair(now, session, |chair, _, _| chair.closed());
@@ -581,6 +216,17 @@ impl Engine {
         chairs.chain(delegates).min()
     }
 
+    /// What a node is in a session, as far as is known here.
+    pub fn part(&self, session: &SessionId, node: &NodeId) -> Part {
+        let head = self.chairs.get(session).map(Chair::head);
+        match head.or_else(|| self.delegates.get(session).map(Delegate::head)) {
+            // A point on its way out is none any more, though the head that says so is still being written.
+            Some(_) if self.chairs.get(session).is_some_and(|chair| chair.is_out(node)) => Part::Removed,
+            Some(head) => Part::of(head, node),
+            None => Part::Unknown,
+        }
+    }
+
     /// What people may see.
     pub fn view(&self, now: Instant) -> View {
         let context = Context { config: &self.config, up: &self.up, linked: &self.linked, now };
@@ -600,16 +246,16 @@ impl Engine {
         };
         match message {
             Message::Invite(invite) => self.invited(now, from, ticket, *invite),
-            Message::End(end) => match self.delegates.get(&session).map(|delegate| delegate.central()) {
-                Some(central) if central == from => {
-                    self.delegate(now, session, |delegate, context, out| delegate.ended(context, ticket, end, out));
-                }
-                Some(_) => refuse(&mut self.outbox, "only the session's central point ends it"),
-                None => {
-                    let message = Message::Ending { session, took_part: false };
-                    self.outbox.push_back(Output::Reply { ticket, message });
-                }
-            },
+            Message::End(_) | Message::Removed { .. } if !self.delegates.contains_key(&session) => {
+                let message = Message::Ending { session, took_part: false };
+                self.outbox.push_back(Output::Reply { ticket, message });
+            }
+            Message::End(end) => {
+                self.delegate(now, session, |delegate, context, out| delegate.ended(context, ticket, end, out));
+            }
+            Message::Removed { .. } => {
+                self.delegate(now, session, |delegate, context, out| delegate.removed(context, ticket, out));
+            }
             Message::Finished(finished) => match self.chairs.contains_key(&session) {
                 true => self.chair(now, session, |chair, context, out| {
                     chair.finished(context, from, ticket, &finished, out);
@@ -633,29 +279,14 @@ impl Engine {
         self.chair(now, group.session, |chair, context, out| chair.keep(context, input, out));
     }
 
-    /// Whether nothing speaks against an invitation `from` a node; the sentence says what does.
+    /// Whether nothing speaks against an invitation `from` a point that may send it; the sentence says what does.
     fn objection(&self, from: NodeId, head: &Head) -> Option<String> {
-        let Some(sender) = self.config.members.get(&from) else {
-            return Some("the sender is not in this point's roster".into());
-        };
-        if !sender.chair {
-            return Some(format!("{} may not chair a session by this point's roster", sender.name));
-        }
-        if head.central != from {
-            return Some("an invitation must come from the session's central point".into());
-        }
         if head.state != State::Open {
             return Some("that session has ended".into());
-        }
-        if !head.points.iter().any(|point| point.node == self.config.me) {
-            return Some("this point is not named in that session".into());
         }
         if head.points.len() > self.config.points_max {
             let max = self.config.points_max;
             return Some(format!("{} points are more than the {max} this point allows", head.points.len()));
-        }
-        if let Some(stranger) = head.points.iter().find(|point| !self.config.members.contains_key(&point.node)) {
-            return Some(format!("{} is not in this point's roster", stranger.node.short()));
         }
         if self.ended.contains(&head.id) {
             return Some("that session has ended".into());
@@ -703,19 +334,16 @@ impl Engine {
         }
     }
 
-    fn end(&mut self, now: Instant, ticket: Ticket, session: Option<SessionId>, unix_ms: u64) {
-        let refusal = match self.current {
-            None => session.map_or(Refusal::NotRunning, Refusal::Other),
-            Some(id) if session.is_some_and(|named| named != id) => Refusal::Other(session.unwrap_or(id)),
+    /// The running session if we chair it, and if it is the one named, should one be.
+    fn chaired(&self, named: Option<SessionId>) -> Result<SessionId, Refusal> {
+        match self.current {
+            None => Err(named.map_or(Refusal::NotRunning, Refusal::Other)),
+            Some(id) if named.is_some_and(|named| named != id) => Err(Refusal::Other(named.unwrap_or(id))),
             Some(id) => match self.delegates.get(&id) {
-                Some(delegate) => Refusal::NotCentral(delegate.central_name().to_owned()),
-                None => {
-                    self.chair(now, id, |chair, context, out| chair.end(context, ticket, unix_ms, out));
-                    return;
-                }
+                Some(delegate) => Err(Refusal::NotCentral(delegate.central_name().to_owned())),
+                None => Ok(id),
             },
-        };
-        self.outbox.push_back(Output::Tell { ticket, outcome: Err(refusal) });
+        }
     }
 
     fn recall(&mut self, now: Instant, recalled: Recalled, unix_ms: u64) {

@@ -13,11 +13,11 @@ use codec::video;
 use store::db::memory::Memory;
 use store::id::{GroupId, PointNumber};
 use store::journal::{Chain, Event, GapReason};
-use store::keys::{NodeKey, SessionKey, WrapKey};
+use store::keys::{NodeKey, SessionKey, WrapContext, WrapKey};
 use store::record::{Flags, Writer};
 use store::schema::{Column, group_key};
 use store::seal::{Sealer, Start};
-use store::session::State;
+use store::session::{Period, State};
 
 use super::*;
 
@@ -76,8 +76,7 @@ impl Scene {
             state: State::Ended,
             central: points[0].id(),
             points: (0..).zip(names).map(member).collect(),
-            epoch: 0,
-            commitment: key.commitment(),
+            epochs: vec![Period::first(key.commitment())],
             suite: Default::default(),
             started_unix_ms: 1_795_327_511_000,
             ended_unix_ms: Some(1_795_327_521_000),
@@ -110,7 +109,7 @@ impl Scene {
     fn record(&self, track: TrackId, frames: &[Frame], late: u64, without: &[GroupId]) {
         let node = self.points[usize::from(track.point().get())].id();
         let mut sealer =
-            Some(Sealer::new(&self.key, self.head.suite, self.head.id, node, track, self.head.epoch, Start::random()));
+            Some(Sealer::new(&self.key, self.head.suite, self.head.id, node, track, 0, Start::random()));
         let first = START_US - BEFORE_US;
         for seq in 0..3 {
             let t0 = first + seq * GROUP_US;
@@ -330,6 +329,36 @@ fn without_the_key_nothing_is_written() {
 
     scene.head.id = SessionId::from_parts(5, [0; 10]);
     assert!(matches!(scene.export(&to, &films()), Err(Error::Missing(_))));
+}
+
+#[test]
+fn what_is_shown_is_sealed_with_a_key_that_is_here_whatever_the_epoch() {
+    let mut scene = Scene::recorded(&[]);
+    // The second point was removed, and the first went on with another key.
+    let next = SessionKey::generate();
+    let from_us = START_US - BEFORE_US + 2 * GROUP_US;
+    scene.head = scene.head.next(next.commitment(), from_us, vec![number(1)]).unwrap();
+    scene.archive.put_head(&scene.head).unwrap();
+    let (first, second) = (scene.points[0].id(), scene.points[1].id());
+    let context = WrapContext { session: scene.head.id, epoch: 1, recipient: first };
+    let wrap = next.wrap(&scene.points[0].wrap.public(), &context).unwrap();
+    scene.archive.put_wraps(&scene.head.id, 1, &[(first, wrap)]).unwrap();
+    let track = TrackId::new(number(0), TrackKind::Screen);
+    let sealer = Sealer::new(&next, scene.head.suite, scene.head.id, first, track, 1, Start::random());
+    let (mut writer, _) = Writer::new(sealer, 0, from_us);
+    writer.frame(0, Flags { key: true, discardable: false }, b"picture").unwrap();
+    let group = writer.finish().record;
+    let frame = group.frames().next().unwrap();
+
+    let opens = |place: usize| {
+        let opener = opener(&scene.archive, &scene.points[place], &scene.head).unwrap();
+        opener.group(group.header()).map(|group| group.open(&frame).unwrap())
+    };
+    assert_eq!(opens(0).unwrap()[..], *b"picture");
+    assert_eq!(opens(1).unwrap_err(), store::seal::Error::Key { group: group.id(), epoch: 1 });
+    // A wrap for an epoch this head does not know is of no use and does no harm.
+    scene.archive.put_wraps(&scene.head.id, 9, &[(second, wrap)]).unwrap();
+    assert!(opener(&scene.archive, &scene.points[1], &scene.head).is_ok());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! that QUIC allows, with one hop less. Both have the same transport settings and the same receivers, so that the
 //! ratio says what the fan-out costs. Times are those of the wall clock, which all processes of a machine share.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime};
-use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::id::{GroupId, PointNumber, SessionId, TrackId, TrackKind};
 use store::keys::{Epoch, NodeKey, SessionKey};
 use store::record::{self, Flags, Item};
 use store::seal::{Sealer, Start, Suite};
@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use super::tls::{self, Purpose};
 use super::{Config, Media, Session, Shelf, probe};
+use crate::engine::rights::{Member, Members};
 use crate::wire::media::{self as wire, Message, STREAM_GROUP, STREAM_PROBE};
 
 /// Pictures a second, their bytes, and how many make a group.
@@ -75,11 +76,14 @@ fn session_id() -> SessionId {
     SessionId::from_bytes([0xbe; 16])
 }
 
-fn session(subscribers: u16) -> (Session, std::collections::BTreeSet<NodeId>) {
-    let points: BTreeMap<PointNumber, NodeId> =
-        (0..FIRST_SUBSCRIBER + subscribers).map(|number| (point(number), key(number).id())).collect();
-    let all = points.values().copied().collect();
-    (Session::new(session_id(), points, key(FORWARDER).id()), all)
+fn session(subscribers: u16) -> Session {
+    let points = (0..FIRST_SUBSCRIBER + subscribers).map(|number| (point(number), key(number).id())).collect();
+    Session::new(session_id(), points, key(FORWARDER).id())
+}
+
+fn members(number: u16, subscribers: u16) -> Members {
+    let member = |number: u16| (key(number).id(), Member { name: number.to_string(), rights: BTreeSet::new() });
+    Members::new(key(number).id(), (0..FIRST_SUBSCRIBER + subscribers).map(member).collect(), BTreeSet::new())
 }
 
 fn config() -> Config {
@@ -89,9 +93,8 @@ fn config() -> Config {
 
 fn media(number: u16, subscribers: u16) -> Result<(Media, tokio::sync::mpsc::Receiver<super::Event>)> {
     let (media, events) = Media::bind(&key(number), config(), Arc::new(Empty)).map_err(text)?;
-    let (session, points) = session(subscribers);
-    media.set_points(points);
-    media.open_session(session);
+    media.set_members(members(number, subscribers));
+    media.open_session(session(subscribers));
     Ok((media, events))
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
+use store::access;
 use store::id::{GroupId, NodeId};
 use store::record::Record;
 
 use super::tls::Purpose;
-use super::{Shared, connect};
+use super::{Event, Shared, connect};
 use crate::wire::media::{
     self as wire, Close, FETCH_GROUPS_MAX, FETCH_LEN_MAX, FetchItem, FetchRequest, MESSAGE_LEN_MAX, Reset,
 };
@@ -177,11 +178,22 @@ async fn give(
     if !matches!(rest, Ok(Ok(None))) {
         return connection.close(VarInt::from_u32(Close::Malformed as u32), b"more than a fetch");
     }
-    let admitted = shared.state().sessions.get(&request.session).is_some_and(|session| session.admits_fetch(node));
-    if !admitted {
+    let admitted = {
+        let state = shared.state();
+        // The session may have been closed here while the question was on its way.
+        state.sessions.get(&request.session).map(|session| session.admits_fetch(&state.members, node))
+    };
+    if !matches!(admitted, Some(Ok(()))) {
         // Fails only on a stream that is over.
         let _ = sender.reset(VarInt::from_u32(Reset::Refused as u32));
-        return;
+    }
+    match admitted {
+        Some(Ok(())) => {}
+        Some(Err(denied)) => {
+            let (deed, session) = (access::Deed::Copy, request.session);
+            return shared.tell_driver(Event::Denied { node, deed, session, denied }).await;
+        }
+        None => return,
     }
     // A line that fails under way is seen by the asker, who asks again.
     let _ = answer(&shared, node, &request, &mut sender).await;

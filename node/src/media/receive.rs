@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use store::access;
 use store::id::{NodeId, SessionId};
 use store::record::{self, Item};
 use tokio::sync::mpsc;
@@ -23,6 +24,7 @@ use super::tls::{self, Purpose};
 use super::{CONTROL_MAX, Event, HANDSHAKE_MAX, Peer, Shared, fetch};
 use crate::engine::door::{Answer, Proof, Visit};
 use crate::engine::fanout::LaneId;
+use crate::engine::rights::Denied;
 use crate::wire::media::{self as wire, Close, MESSAGE_LEN_MAX, Message, Reset, STREAM_GROUP, STREAM_PROBE};
 
 /// A group's stream must say what it is within this time.
@@ -109,7 +111,7 @@ async fn greet(incoming: Incoming, mut guest: Guest) {
     let Some((node, purpose)) = tls::peer_of(&connection) else {
         return connection.close(VarInt::from_u32(Close::Malformed as u32), b"");
     };
-    if !shared.state().points.contains(&node) {
+    if !shared.state().may_connect(node) {
         tracing::info!(peer = %node.short(), "media: a stranger was turned away");
         return connection.close(VarInt::from_u32(Close::Stranger as u32), b"");
     }
@@ -262,6 +264,13 @@ impl Link {
         self.shared.tell_driver(Event::Refused { node: self.node, why: why.to_owned() }).await;
     }
 
+    /// Ends the connection of a neighbour that wants what it has no right to, and tells the driver.
+    async fn deny(&self, deed: access::Deed, session: SessionId, denied: Denied) {
+        tracing::warn!(peer = %self.node.short(), %session, %denied, "media: connection closed");
+        self.connection.close(VarInt::from_u32(Close::Malformed as u32), b"no right to it");
+        self.shared.tell_driver(Event::Denied { node: self.node, deed, session, denied }).await;
+    }
+
     /// A train of padding costs us its bytes, so they may not follow each other closely.
     fn admits_probe(&self) -> bool {
         let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -284,16 +293,20 @@ impl Link {
         match message {
             Message::Announce { session, tracks } => self.announced(session, tracks).await,
             Message::Subscribe { session, track, priority } => {
-                let known =
-                    shared.state().sessions.get(&session).map(|known| known.admits_subscriber(self.node, track));
-                match known {
-                    Some(true) => {
+                let admitted = {
+                    let state = shared.state();
+                    // The session may just have ended here.
+                    let Some(known) = state.sessions.get(&session) else { return };
+                    known.admits_subscriber(&state.members, self.node).map(|()| known.is_anothers(self.node, track))
+                };
+                match admitted {
+                    Ok(true) => {
                         let (lane, track, priority) = (self.lane, (session, track), priority.min(7));
                         shared.tell_hub(Command::Subscribe { lane, track, priority }).await;
                     }
-                    Some(false) => self.refuse("a subscription to a track of another's session").await,
-                    // The session may just have ended here.
-                    None => {}
+                    // Its point was removed a moment ago.
+                    Ok(false) => {}
+                    Err(denied) => self.deny(access::Deed::Ask, session, denied).await,
                 }
             }
             Message::Unsubscribe { session, track } => {
@@ -325,12 +338,17 @@ impl Link {
             let mut state = shared.state();
             let state = &mut *state;
             let Some(session) = state.sessions.get_mut(&id) else { return };
-            session.offer(self.node, tracks);
-            let Some(peer) = state.peers.get(&self.node) else { return };
-            for (track, priority) in session.to_subscribe(shared.me, self.node) {
-                shared.tell(peer, Message::Subscribe { session: id, track, priority });
-            }
-            session.offered(self.node)
+            session.offer(&state.members, shared.me, self.node, tracks).map(|()| {
+                let Some(peer) = state.peers.get(&self.node) else { return Vec::new() };
+                for (track, priority) in session.to_subscribe(shared.me, self.node) {
+                    shared.tell(peer, Message::Subscribe { session: id, track, priority });
+                }
+                session.offered(self.node)
+            })
+        };
+        let offered = match offered {
+            Ok(offered) => offered,
+            Err(denied) => return self.deny(access::Deed::Send, id, denied).await,
         };
         if shared.state().sessions.get(&id).is_some_and(|session| session.is_central(shared.me)) {
             shared.announce_to_all(id);
@@ -344,7 +362,8 @@ impl Link {
         let own = {
             let state = shared.state();
             let Some(session) = state.sessions.get(&id) else { return };
-            if !session.admits_subscriber(self.node, track) {
+            let admitted = session.admits_subscriber(&state.members, self.node).is_ok();
+            if !admitted || !session.is_anothers(self.node, track) {
                 return;
             }
             if let Some(peer) = session.source(shared.me, track).and_then(|source| state.peers.get(&source)) {
@@ -452,8 +471,9 @@ async fn forward_group(link: &Link, stream: &mut RecvStream) -> Result<(), Fault
     };
     let admitted = {
         let mut state = link.shared.state();
+        let state = &mut *state;
         match state.sessions.get_mut(&header.session) {
-            Some(session) => session.admits_group(link.shared.me, link.node, &header),
+            Some(session) => session.admits_group(&state.members, link.shared.me, link.node, &header),
             None => Err(Inadmissible::Unwanted),
         }
     };

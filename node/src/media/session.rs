@@ -1,10 +1,12 @@
-//! What the media plane knows of a session, and the one place that says who may do what in it.
+//! What the media plane knows of a session: who is in it, and what follows from that. Every `admits_*` asks
+//! `engine::rights` first; what is decided here is only what goes where.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::record::Header;
 
+use crate::engine::rights::{Deed, Denied, Members, Part, Tracks, Who, may};
 use crate::wire::media::TRACKS_MAX;
 
 /// Groups of one track that may arrive at once: the open one, and old ones that are late.
@@ -17,6 +19,8 @@ const SEEN_MAX: usize = 16;
 pub struct Session {
     pub(super) id: SessionId,
     points: BTreeMap<PointNumber, NodeId>,
+    /// Points that take no part any more. Their tracks are still theirs.
+    removed: BTreeSet<PointNumber>,
     central: NodeId,
     /// Tracks that can be had, and from whom.
     offers: BTreeMap<TrackId, NodeId>,
@@ -51,7 +55,38 @@ impl Session {
     /// A session of these points by number, one of which is central.
     pub fn new(id: SessionId, points: BTreeMap<PointNumber, NodeId>, central: NodeId) -> Self {
         let (offers, desires, arriving) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { id, points, central, offers, desires, arriving }
+        Self { id, points, removed: BTreeSet::new(), central, offers, desires, arriving }
+    }
+
+    /// The same session in which these points take no part any more.
+    pub fn without(self, removed: BTreeSet<PointNumber>) -> Self {
+        Self { removed, ..self }
+    }
+
+    /// These points take no part any more, and what they offer is gone.
+    pub(super) fn remove(&mut self, removed: impl IntoIterator<Item = PointNumber>) {
+        self.removed.extend(removed);
+        self.offers.retain(|track, _| !self.removed.contains(&track.point()));
+    }
+
+    /// The points that were removed.
+    pub(super) fn removed(&self) -> BTreeSet<PointNumber> {
+        self.removed.clone()
+    }
+
+    /// What a node is in this session.
+    fn part(&self, node: NodeId) -> Part {
+        match self.number(node) {
+            Some(_) if node == self.central => Part::Central,
+            Some(number) if self.removed.contains(&number) => Part::Removed,
+            Some(_) => Part::Point,
+            None => Part::Outside,
+        }
+    }
+
+    /// Whether this is a track of a point that takes part.
+    fn is_live(&self, track: TrackId) -> bool {
+        self.points.contains_key(&track.point()) && !self.removed.contains(&track.point())
     }
 
     /// The point a track is of.
@@ -65,14 +100,30 @@ impl Session {
         Some(if me == self.central { origin } else { self.central })
     }
 
-    /// Replaces what `node` offers; what it may not offer is left out.
-    pub(super) fn offer(&mut self, node: NodeId, tracks: Vec<TrackId>) {
+    /// Replaces what we offer.
+    pub(super) fn offer_own(&mut self, me: NodeId, tracks: Vec<TrackId>) {
+        self.offers.retain(|_, by| *by != me);
+        let own = tracks.into_iter().filter(|track| self.points.get(&track.point()) == Some(&me));
+        self.offers.extend(own.map(|track| (track, me)));
+    }
+
+    /// Replaces what `node` offers. What does not come from it by the session's order is left out; what it may not offer
+    /// at all is an error.
+    pub(super) fn offer(
+        &mut self,
+        members: &Members,
+        me: NodeId,
+        node: NodeId,
+        tracks: Vec<TrackId>,
+    ) -> Result<(), Denied> {
         self.offers.retain(|_, by| *by != node);
         for track in tracks.into_iter().take(TRACKS_MAX) {
-            if self.admits_offer(node, track) {
+            self.admits_sender(members, node, track)?;
+            if self.is_live(track) && self.source(me, track) == Some(node) {
                 self.offers.insert(track, node);
             }
         }
+        Ok(())
     }
 
     /// `node` is gone, and with it what it offered; true when that changes anything.
@@ -105,7 +156,10 @@ impl Session {
     /// What `me` can give `node`: all at central, its own elsewhere. `None` for those who are not in the session, or
     /// not in touch with `me` in it.
     pub(super) fn offers_to(&self, me: NodeId, node: NodeId) -> Option<Vec<TrackId>> {
-        self.number(node)?;
+        match self.part(node) {
+            Part::Central | Part::Point => {}
+            Part::Removed | Part::Outside | Part::Unknown => return None,
+        }
         if me != self.central && node != self.central {
             return None;
         }
@@ -115,31 +169,52 @@ impl Session {
         Some(given.map(|(track, _)| *track).collect())
     }
 
-    fn number(&self, node: NodeId) -> Option<PointNumber> {
+    /// The number of a node, whether it still takes part or not.
+    pub(super) fn number(&self, node: NodeId) -> Option<PointNumber> {
         self.points.iter().find(|(_, point)| **point == node).map(|(number, _)| *number)
     }
 
-    /// May `node` offer this track? Its own, or anyone's if it is central.
-    pub(super) fn admits_offer(&self, node: NodeId, track: TrackId) -> bool {
-        self.node(track).is_some_and(|origin| origin == node || node == self.central)
+    /// May `node` offer and send this track?
+    fn admits_sender(&self, members: &Members, node: NodeId, track: TrackId) -> Result<(), Denied> {
+        let whose = if self.node(track) == Some(node) { Tracks::Own } else { Tracks::Anothers };
+        may(members, &Who::Node(node), Deed::Send(self.part(node), whose))
     }
 
-    /// May `node` have this track? Every point of the session may have every other's.
-    pub(super) fn admits_subscriber(&self, node: NodeId, track: TrackId) -> bool {
-        self.number(node).is_some() && self.node(track).is_some_and(|origin| origin != node)
+    /// May `node` have tracks live?
+    pub(super) fn admits_subscriber(&self, members: &Members, node: NodeId) -> Result<(), Denied> {
+        may(members, &Who::Node(node), Deed::Receive(self.part(node)))
     }
 
-    /// May `node` fetch stored groups of this session? Every point of it may.
-    pub(super) fn admits_fetch(&self, node: NodeId) -> bool {
-        self.number(node).is_some()
+    /// May `node` fetch stored groups of this session?
+    pub(super) fn admits_fetch(&self, members: &Members, node: NodeId) -> Result<(), Denied> {
+        may(members, &Who::Node(node), Deed::Fetch { part: self.part(node), assigned: false })
     }
 
-    /// May this group come from `node`? The sentence says why not. Nobody speaks for another, save central, which
-    /// passes on what it was given.
-    pub(super) fn admits_group(&mut self, me: NodeId, node: NodeId, header: &Header) -> Result<(), Inadmissible> {
+    /// Whether there is such a track and `node` has no better one: its own.
+    pub(super) fn is_anothers(&self, node: NodeId, track: TrackId) -> bool {
+        self.is_live(track) && self.node(track) != Some(node)
+    }
+
+    /// May this group come from `node`? The sentence says why not. Nobody speaks for another, save those who pass on what
+    /// they were given, and they come from where the session's order says.
+    pub(super) fn admits_group(
+        &mut self,
+        members: &Members,
+        me: NodeId,
+        node: NodeId,
+        header: &Header,
+    ) -> Result<(), Inadmissible> {
+        self.admits_sender(members, node, header.track).map_err(|denied| match denied.is_forgery() {
+            true => Inadmissible::Forged("a group from a neighbour that may not send this track"),
+            // It was removed, or the roster changed, while the group was on its way.
+            false => Inadmissible::Unwanted,
+        })?;
         let origin = self.node(header.track);
         if origin != Some(header.point) {
             return Err(Inadmissible::Forged("a group of a point that is not this track's"));
+        }
+        if !self.is_live(header.track) {
+            return Err(Inadmissible::Unwanted);
         }
         if self.source(me, header.track) != Some(node) {
             return Err(Inadmissible::Forged("a group from a neighbour that may not send this track"));

@@ -4,6 +4,7 @@ mod flood;
 mod hostile;
 mod line;
 mod plane;
+mod rights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,10 +15,12 @@ use bytes::Bytes;
 use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::keys::{NodeKey, SessionKey};
 use store::record::{self, Flags, Item, Record};
+use store::roster::Right;
 use store::seal::{Sealer, Start, Suite};
 use tokio::sync::mpsc;
 
 use super::{Config, Event, Media, Session, Shelf, live};
+use crate::engine::rights::{Member, Members};
 
 fn key(number: u16) -> NodeKey {
     NodeKey::from_bytes(blake3::hash(&number.to_be_bytes()).as_bytes())
@@ -35,6 +38,13 @@ fn track(point: u16, kind: TrackKind) -> TrackId {
 fn session(points: u16) -> Session {
     let all = (0..points).map(|number| (PointNumber::new(number).expect("a small number"), key(number).id())).collect();
     Session::new(session_id(), all, key(0).id())
+}
+
+/// As many points with all rights, seen from one of them.
+fn members(me: u16, points: impl IntoIterator<Item = u16>) -> Members {
+    let all: BTreeSet<Right> = Right::ALL.into();
+    let member = |number: u16| (key(number).id(), Member { name: number.to_string(), rights: all.clone() });
+    Members::new(key(me).id(), points.into_iter().map(member).collect(), BTreeSet::new())
 }
 
 /// Records by id; the disk's part in these tests, which are about the line.
@@ -59,7 +69,7 @@ impl Node {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let config = Config { listen, give_way: false, line_bits: 5_000_000, epoch: Instant::now() };
         let (media, events) = Media::bind(&key(number), config, Arc::clone(&kept) as Arc<dyn Shelf>).expect("a socket");
-        media.set_points((0..points).map(|number| key(number).id()).collect::<BTreeSet<NodeId>>());
+        media.set_members(members(number, 0..points));
         media.open_session(session(points));
         Self { media, events, kept }
     }

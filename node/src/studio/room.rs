@@ -9,21 +9,23 @@
 //!
 //! Group numbers are reserved on the disk ahead of their use, so a run of the program that was killed leaves none behind
 //! that could be used again.
+//!
+//! Which key seals a group follows from its start, by the session's head: a new epoch begins between two groups.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use codec::capture::Source;
 use codec::frame::Frame;
 use codec::production::{self, Layer, Production};
 use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
-use store::keys::SessionKey;
 use store::record::{Flags, Writer};
 use store::seal::{Sealer, Start};
 use store::session::Head;
 
+use super::Keys;
 use super::timeline::Timeline;
 use crate::engine::session::is_recorded;
 use crate::media::{Media, live};
@@ -35,7 +37,7 @@ pub(crate) const RESERVE: u64 = 16;
 /// What a room needs to publish.
 pub(super) struct Setup {
     pub(super) head: Head,
-    pub(super) key: SessionKey,
+    pub(super) keys: Keys,
     pub(super) me: NodeId,
     pub(super) number: PointNumber,
     /// Group numbers that are reserved on the disk.
@@ -77,6 +79,11 @@ impl Room {
         self.lanes.number
     }
 
+    /// The session has gone on to another key, or will.
+    pub(super) fn renew(&self, head: &Head, keys: &Keys) {
+        *self.lanes.ring.write().unwrap_or_else(PoisonError::into_inner) = (head.clone(), keys.clone());
+    }
+
     pub(super) fn production(&self) -> &Production {
         &self.production
     }
@@ -96,7 +103,10 @@ impl Room {
 #[derive(Debug)]
 struct Lanes {
     session: SessionId,
+    me: NodeId,
     number: PointNumber,
+    /// The head, which says when which key is used, and the keys.
+    ring: RwLock<(Head, Keys)>,
     media: Media,
     vault: Vault,
     audio: Mutex<Lane>,
@@ -112,7 +122,7 @@ struct Lanes {
 #[derive(Debug)]
 struct Lane {
     kind: TrackKind,
-    /// Here between groups, in the writer during one.
+    /// That of the last group; here between groups, in the writer during one.
     sealer: Option<Sealer>,
     open: Option<Open>,
 }
@@ -126,15 +136,13 @@ struct Open {
 
 impl Lanes {
     fn new(setup: Setup) -> Lanes {
-        let Setup { head, key, me, number, reserved, media, vault, .. } = setup;
-        let lane = |kind| {
-            let track = TrackId::new(number, kind);
-            let sealer = Sealer::new(&key, head.suite, head.id, me, track, head.epoch, Start::random());
-            Mutex::new(Lane { kind, sealer: Some(sealer), open: None })
-        };
+        let Setup { head, keys, me, number, reserved, media, vault, .. } = setup;
+        let lane = |kind| Mutex::new(Lane { kind, sealer: None, open: None });
         Lanes {
             session: head.id,
+            me,
             number,
+            ring: RwLock::new((head, keys)),
             media,
             vault,
             audio: lane(TrackKind::Audio),
@@ -200,10 +208,26 @@ impl Lanes {
 
     fn begin(&self, lane: &mut Lane, seq: u64, t0: u64) {
         self.end(lane);
-        let Some(sealer) = lane.sealer.take() else { return };
+        let Some(sealer) = self.sealer(lane.sealer.take(), lane.kind, t0) else { return };
         let (writer, head) = Writer::new(sealer, seq, t0);
         let live = self.media.publish(writer.header(), head);
         lane.open = Some(Open { writer, live });
+    }
+
+    /// What seals a group that begins at `t0`: the one before if its epoch goes on, so that its count does.
+    fn sealer(&self, last: Option<Sealer>, kind: TrackKind, t0: u64) -> Option<Sealer> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        let (head, keys) = &*ring;
+        let epoch = head.epoch_at(t0);
+        if let Some(last) = last.filter(|last| last.epoch() == epoch) {
+            return Some(last);
+        }
+        let Some(key) = keys.get(&epoch) else {
+            tracing::error!(session = %self.session, epoch, "the key of this epoch is not here, so nothing is sealed");
+            return None;
+        };
+        let track = TrackId::new(self.number, kind);
+        Some(Sealer::new(key, head.suite, head.id, self.me, track, epoch, Start::random()))
     }
 
     fn end(&self, lane: &mut Lane) {

@@ -1,14 +1,16 @@
 //! Two rooms over real sockets: what one shows and says, the other sees, hears and keeps.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use store::archive::Archive;
 use store::db::memory::Memory;
 use store::keys::{NodeKey, WrapKey};
-use store::session::{Member, State};
+use store::session::{Period, State};
 
 use super::*;
+use crate::engine::rights::{Member, Members};
 use crate::identity::Identity;
 use crate::media;
 
@@ -49,25 +51,27 @@ async fn session(watch: bool) -> (Side, Side, Head, production::Stats) {
     let (mut central, mut delegate) = (side(epoch, watch), side(epoch, false));
     let key = SessionKey::generate();
     let number = |number| PointNumber::new(number).expect("a small number");
-    let member = |n, side: &Side| Member { number: number(n), node: side.node, name: format!("Điểm {n}") };
+    let member =
+        |n, side: &Side| store::session::Member { number: number(n), node: side.node, name: format!("Điểm {n}") };
     let head = Head {
         id: SessionId::generate(1_700_000_000_000),
         title: "Thử".into(),
         state: State::Open,
         central: central.node,
         points: vec![member(1, &central), member(2, &delegate)],
-        epoch: 0,
-        commitment: key.commitment(),
+        epochs: vec![Period::first(key.commitment())],
         suite: store::seal::Suite::default(),
         started_unix_ms: 1_700_000_000_000,
         ended_unix_ms: None,
     };
     let tracks = [TrackKind::Audio, TrackKind::Main].map(|kind| TrackId::new(number(2), kind));
     for (side, keeps) in [(&mut central, true), (&mut delegate, false)] {
-        side.media.set_points(head.points.iter().map(|point| point.node).collect());
+        let member = |name: &str| Member { name: name.into(), rights: BTreeSet::new() };
+        let points = head.points.iter().map(|point| (point.node, member(&point.name))).collect();
+        side.media.set_members(Members::new(side.node, points, BTreeSet::new()));
         let points = head.points.iter().map(|point| (point.number, point.node)).collect();
         side.media.open_session(media::Session::new(head.id, points, head.central));
-        side.studio.open(head.clone(), key.clone(), keeps);
+        side.studio.open(head.clone(), Keys::from([(0, key.clone())]), keeps);
         side.studio.clock(head.id, Line::central(0));
     }
     for track in tracks {

@@ -8,11 +8,12 @@
 //! Every message is a request with exactly one answer. Asking again is always allowed: invitations and ends are
 //! repeated until they are answered, so each of them means the same the second time.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use store::id::{SessionId, TrackId};
-use store::keys::Wrap;
+use store::id::{NodeId, SessionId, TrackId};
+use store::keys::{Epoch, Wrap};
 use store::session::Head;
 
 /// The version written, and the only one read.
@@ -30,6 +31,9 @@ pub const ADDRESSES_MAX: usize = 16;
 
 /// Most tracks one point may have in one session: four kinds exist, the rest is room.
 pub const TRACKS_MAX: usize = 16;
+
+/// Most wraps of one key that one point is given: its own, and the recovery key's.
+pub const WRAPS_MAX: usize = 2;
 
 /// Longest reason of a refusal, in bytes of UTF-8.
 pub const REASON_MAX: usize = 300;
@@ -53,6 +57,11 @@ pub enum Message {
     },
     /// Central to every point of the session: it is over. Answered by `Ending`.
     End(End),
+    /// Central to a point it removed: the session goes on without you. Answered by `Ending`.
+    Removed {
+        /// The session spoken of.
+        session: SessionId,
+    },
     /// The point closes its groups now and will report them by `Finished`, or never took part.
     Ending {
         /// The session spoken of.
@@ -81,13 +90,14 @@ pub enum Message {
     },
 }
 
-/// An invitation into a running session.
+/// An invitation into a running session. It is sent again when the session has gone on to another key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Invite {
     /// What the session is; `head.central` is the sender.
     pub head: Head,
-    /// The session key of `head.epoch`, readable by the recipient alone.
-    pub wrap: Wrap,
+    /// The session keys of all epochs, each readable by the recipient and, in a second wrap to be kept with it, by whoever
+    /// has the authority's recovery key.
+    pub wraps: BTreeMap<Epoch, BTreeMap<NodeId, Wrap>>,
     /// Where central's media endpoint listens; empty means the addresses the mesh knows, with `media_port`.
     pub media: Vec<SocketAddr>,
     /// Port of central's media endpoint.
@@ -101,6 +111,9 @@ pub struct Invite {
 pub struct Accepted {
     /// The session spoken of.
     pub session: SessionId,
+    /// The latest epoch whose key the point has stored.
+    #[serde(default)]
+    pub epoch: Epoch,
     /// First group number this run of the point publishes; everything it made before lies below.
     pub first_seq: u64,
     /// Group numbers below `first_seq` that an earlier run reserved and, as far as the point can know, never began.
@@ -209,6 +222,7 @@ impl Message {
             Message::End(end) => end.session,
             Message::Finished(finished) => finished.session,
             Message::Refused { session, .. }
+            | Message::Removed { session }
             | Message::Ending { session, .. }
             | Message::Back { session }
             | Message::Wait { session }
@@ -237,15 +251,36 @@ impl Message {
                 at_most(finished.tracks.len(), TRACKS_MAX, "too many tracks")?;
                 check_spans(&finished.unused)
             }
-            Message::Ending { .. } | Message::Back { .. } | Message::Wait { .. } | Message::Done { .. } => Ok(()),
+            Message::Removed { .. }
+            | Message::Ending { .. }
+            | Message::Back { .. }
+            | Message::Wait { .. }
+            | Message::Done { .. } => Ok(()),
         }
     }
 }
 
 impl Invite {
+    /// Bytes by which an invitation grows with each epoch, generously: what the head says of it, and two wraps.
+    const EPOCH_LEN: usize = 384;
+    /// Bytes of all the rest.
+    const REST_LEN: usize = 1_024;
+
+    /// Whether an invitation with this head can be sent, and can still be after so many more epochs.
+    pub fn fits(head: &Head, more: usize) -> bool {
+        let mut bytes = Vec::new();
+        let epochs = head.epochs.len() + more;
+        ciborium::into_writer(head, &mut bytes).is_ok()
+            && bytes.len() + epochs * Self::EPOCH_LEN + Self::REST_LEN <= MESSAGE_MAX
+    }
+
     fn check(&self) -> Result<(), Error> {
         at_most(self.media.len(), ADDRESSES_MAX, "too many addresses")?;
         at_most(self.head.points.len(), POINTS_MAX, "too many points")?;
+        at_most(self.wraps.len(), self.head.epochs.len(), "more keys than epochs")?;
+        for wraps in self.wraps.values() {
+            at_most(wraps.len(), WRAPS_MAX, "too many wraps of one key")?;
+        }
         self.head.check().map_err(|error| Error::Malformed(error.to_string()))
     }
 }
@@ -267,9 +302,9 @@ fn at_most(found: usize, max: usize, what: &'static str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use store::id::{NodeId, PointNumber, TrackKind};
+    use store::id::{Hash, PointNumber, TrackKind};
     use store::keys::{SessionKey, WrapContext, WrapKey};
-    use store::session::{Member, State};
+    use store::session::{Member, Period, State};
 
     use super::*;
 
@@ -297,14 +332,15 @@ mod tests {
             state: State::Open,
             central: NodeId::from_bytes([1; 32]),
             points: points.collect(),
-            epoch: 0,
-            commitment: key.commitment(),
+            epochs: vec![Period::first(key.commitment())],
             suite: store::seal::Suite::default(),
             started_unix_ms: 1_700_000_000_000,
             ended_unix_ms: None,
         };
         let media = vec!["10.0.0.1:7500".parse().expect("an address"), "[::1]:7500".parse().expect("an address")];
-        Invite { head, wrap, media, media_port: 7500, origin: -5 }
+        // The second stands for the recovery key's.
+        let each = BTreeMap::from([(NodeId::from_bytes([2; 32]), wrap), (NodeId::from_bytes([9; 32]), wrap)]);
+        Invite { head, wraps: BTreeMap::from([(0, each)]), media, media_port: 7500, origin: -5 }
     }
 
     fn each() -> Vec<Message> {
@@ -312,7 +348,7 @@ mod tests {
         let unused = vec![Span { track: track(), from: 3, to: 9 }];
         vec![
             Message::Invite(Box::new(invite(3, 20))),
-            Message::Accepted(Accepted { session, first_seq: 16, unused: unused.clone() }),
+            Message::Accepted(Accepted { session, epoch: 0, first_seq: 16, unused: unused.clone() }),
             Message::refused(session, "vì lý do"),
             Message::End(End { session, unix_ms: 7, media: vec![], media_port: 7500 }),
             Message::Ending { session, took_part: true },
@@ -320,6 +356,7 @@ mod tests {
             Message::Back { session },
             Message::Wait { session },
             Message::Done { session },
+            Message::Removed { session },
         ]
     }
 
@@ -351,6 +388,23 @@ mod tests {
     }
 
     #[test]
+    fn an_invitation_that_is_said_to_fit_does_after_every_removal() {
+        for (count, length) in [(40, 150), (120, 20), (255, 100)] {
+            let mut invite = invite(count, length);
+            let wraps = invite.wraps[&0].clone();
+            let more = (1..256).take_while(|&more| Invite::fits(&invite.head, more)).last().unwrap_or(0);
+            for number in (2..=count).take(more) {
+                let removed = vec![PointNumber::new(number).expect("a small number")];
+                let Ok(head) = invite.head.next(Hash::NONE, u64::MAX, removed) else { break };
+                invite.wraps.insert(head.epoch(), wraps.clone());
+                invite.head = head;
+            }
+            assert!(invite.head.epochs.len() > 25, "{count} points: {} epochs", invite.head.epochs.len());
+            assert!(Message::Invite(Box::new(invite)).encode().is_ok());
+        }
+    }
+
+    #[test]
     fn what_is_over_a_limit_is_neither_written_nor_read() {
         let check = |message: Message, expected: &str| {
             let error = message.encode().expect_err(expected).to_string();
@@ -360,7 +414,7 @@ mod tests {
             assert!(Message::decode(&bytes).is_err(), "{expected}");
         };
         let (session, span) = (session(), Span { track: track(), from: 3, to: 9 });
-        let accepted = |unused| Message::Accepted(Accepted { session, first_seq: 0, unused });
+        let accepted = |unused| Message::Accepted(Accepted { session, epoch: 0, first_seq: 0, unused });
         check(accepted(vec![span; TRACKS_MAX + 1]), "too many spans");
         check(accepted(vec![Span { from: 10, ..span }]), "ends before it begins");
         check(Message::Refused { session, reason: "x".repeat(REASON_MAX + 1) }, "too long a reason");
@@ -369,6 +423,13 @@ mod tests {
         let mut many = invite(2, 5);
         many.media = vec![many.media[0]; ADDRESSES_MAX + 1];
         check(Message::Invite(Box::new(many)), "too many addresses");
+        let mut keys = invite(2, 5);
+        keys.wraps.insert(1, keys.wraps[&0].clone());
+        check(Message::Invite(Box::new(keys)), "more keys than epochs");
+        let mut wraps = invite(2, 5);
+        let (_, wrap) = wraps.wraps[&0].first_key_value().map(|(node, wrap)| (*node, *wrap)).expect("two wraps");
+        wraps.wraps.entry(0).or_default().insert(NodeId::from_bytes([7; 32]), wrap);
+        check(Message::Invite(Box::new(wraps)), "too many wraps");
         let mut twice = invite(2, 5);
         twice.head.points[1].node = twice.head.points[0].node;
         check(Message::Invite(Box::new(twice)), "twice");

@@ -67,6 +67,8 @@ pub enum Close {
     Silent = 4,
     /// Too many connections.
     Busy = 5,
+    /// The peer was removed from the session.
+    Removed = 6,
 }
 
 /// One message on the control stream.

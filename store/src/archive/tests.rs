@@ -7,10 +7,10 @@ use crate::{
     db::memory::Memory,
     id::{PointNumber, TrackKind},
     journal::{Chain, Event},
-    keys::{NodeKey, SessionKey, WrapContext, WrapKey},
+    keys::{NodeKey, SessionKey, WrapContext, WrapKey, WrapPublic, recovery_recipient},
     record::{Flags, Writer},
-    seal::{Sealer, Start, Suite},
-    session::{Member, State},
+    seal::{Opener, Sealer, Start, Suite},
+    session::{Member, Period, State},
 };
 
 fn session(byte: u8) -> SessionId {
@@ -175,8 +175,7 @@ fn head(byte: u8) -> Head {
         state: State::Open,
         central: member.node,
         points: vec![member],
-        epoch: 0,
-        commitment: Hash::NONE,
+        epochs: vec![Period::first(Hash::NONE)],
         suite: Suite::default(),
         started_unix_ms: byte.into(),
         ended_unix_ms: None,
@@ -238,6 +237,48 @@ fn wraps_are_found_by_recipient_and_epoch() {
         assert_eq!(archive.wraps(&session(1), &nodes[0]).unwrap(), BTreeMap::from([(0, first), (1, second)]));
         assert_eq!(archive.wraps(&session(1), &nodes[1]).unwrap().len(), 1);
         assert!(archive.wraps(&session(2), &nodes[0]).unwrap().is_empty());
+        let all = archive.all_wraps(&session(1)).unwrap();
+        assert_eq!(all[&0].keys().collect::<Vec<_>>(), nodes.iter().collect::<Vec<_>>());
+        assert_eq!(all[&1], BTreeMap::from([(nodes[0], second)]));
+    });
+}
+
+#[test]
+fn with_the_recovery_secret_alone_a_session_of_several_epochs_opens() {
+    on_both(|archive| {
+        let recovery = WrapKey::generate();
+        let recipient = recovery_recipient(&recovery.public());
+        let point = WrapKey::generate().public();
+        let keys = [SessionKey::generate(), SessionKey::generate()];
+        let first = Head { epochs: vec![Period::first(keys[0].commitment())], ..head(1) };
+        let head = first.next(keys[1].commitment(), 2_000_000, vec![]).unwrap();
+        let track = TrackId::new(PointNumber::new(0).unwrap(), TrackKind::Audio);
+        for (epoch, key) in (0..).zip(&keys) {
+            let wrap = |recipient, public: &WrapPublic| {
+                (recipient, key.wrap(public, &WrapContext { session: head.id, epoch, recipient }).unwrap())
+            };
+            let wraps = [wrap(head.central, &point), wrap(recipient, &recovery.public())];
+            archive.put_wraps(&head.id, epoch, &wraps).unwrap();
+            let sealer = Sealer::new(key, head.suite, head.id, head.central, track, epoch, Start::random());
+            let (mut writer, _) = Writer::new(sealer, epoch.into(), u64::from(epoch) * 2_000_000);
+            writer.frame(0, Flags::default(), &[epoch; 20]).unwrap();
+            archive.put_groups(&[writer.finish().record]).unwrap();
+        }
+        archive.put_head(&head).unwrap();
+
+        // Nothing but the archive and the secret from here on.
+        let head = archive.head(&head.id).unwrap().unwrap();
+        let wraps = archive.wraps(&head.id, &recipient).unwrap();
+        let mut opener = Opener::new(head.id);
+        for (epoch, key) in head.open(&wraps, &recovery, recipient).unwrap() {
+            opener.insert(epoch, key);
+        }
+        for seq in 0..2 {
+            let record = archive.get(&GroupId { session: head.id, track, seq }).unwrap();
+            let frame = record.frames().next().unwrap();
+            let plain = opener.group(record.header()).unwrap().open(&frame).unwrap();
+            assert_eq!(plain[..], [seq as u8; 20]);
+        }
     });
 }
 

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::journal::{EndReason, Event, GapReason, LeftReason};
-use store::keys::Wrap;
+use store::keys::Epoch;
 use store::seal::Suite;
-use store::session::{Head, Member, State};
+use store::session::{Head, Member, Period, State};
 
+use super::renew::{Out, Renewal};
 use super::{
-    ASK_AGAIN, Config, Context, Fresh, Output, Own, Recalled, Refusal, Running, Seat, Ticket, is_recorded, priority,
-    tracks_of,
+    ASK_AGAIN, Config, Context, Fresh, Output, Own, Recalled, Refusal, Running, Seat, Ticket, Wraps, is_recorded,
+    priority, tracks_of,
 };
 use crate::engine::clock::Line;
 use crate::engine::keeper::{self, Keeper, Reason};
@@ -20,14 +21,16 @@ use crate::wire::control::{self, Accepted, Finished, Invite, Message, Span};
 /// One session we chair.
 #[derive(Debug)]
 pub(super) struct Chair {
-    head: Head,
-    wraps: BTreeMap<NodeId, Wrap>,
+    pub(super) head: Head,
+    pub(super) wraps: BTreeMap<Epoch, Wraps>,
     /// Local clock of the session's start; negative when we restarted since.
     origin: i64,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Everyone but us.
-    places: BTreeMap<NodeId, Place>,
+    pub(super) places: BTreeMap<NodeId, Place>,
     keeper: Keeper,
+    /// The next epoch on its way.
+    pub(super) renewal: Renewal,
     /// The operator waiting for the end.
     waiting: Option<Ticket>,
     /// When we last looked whether something is due.
@@ -35,7 +38,7 @@ pub(super) struct Chair {
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// The head is being written; nobody was told.
     Founding { ticket: Ticket },
     /// In session.
@@ -49,33 +52,36 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Place {
-    number: PointNumber,
-    /// Took the key in this run of its program, as far as we know.
-    accepted: bool,
-    joined: bool,
-    /// Confirmed the end.
-    knows_end: bool,
+pub(super) struct Place {
+    pub(super) number: PointNumber,
+    /// The latest epoch whose key it took in this run of its program, as far as we know.
+    accepted: Option<Epoch>,
+    pub(super) joined: bool,
+    /// Confirmed the end, or that it is out.
+    pub(super) knows_end: bool,
     /// Named its last groups.
     reported: bool,
     /// Owes us nothing.
-    settled: bool,
+    pub(super) settled: bool,
     /// A question is under way.
     asking: bool,
     ask_at: Instant,
+    /// It was removed.
+    pub(super) out: Option<Out>,
 }
 
 impl Place {
     fn new(number: PointNumber, now: Instant) -> Place {
         Place {
             number,
-            accepted: false,
+            accepted: None,
             joined: false,
             knows_end: false,
             reported: false,
             settled: false,
             asking: false,
             ask_at: now,
+            out: None,
         }
     }
 }
@@ -84,8 +90,12 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Planned {
     head: Head,
-    wraps: BTreeMap<NodeId, Wrap>,
+    wraps: Wraps,
 }
+
+/// Removals one after the other for which an invitation always has room. More than so many in one session is a fault or
+/// an attack; beyond it there is room as long as names are short.
+const EPOCHS_EXPECTED: usize = 32;
 
 impl Chair {
     /// Checks an operator's wish for a session.
@@ -99,7 +109,7 @@ impl Chair {
         if let Some(running) = current {
             return Err(Refusal::Busy(running));
         }
-        let me = config.members.get(&config.me).filter(|me| me.chair).ok_or(Refusal::NotAllowed)?;
+        let me = config.members.get(&config.me).ok_or(Refusal::Unknown(config.me))?;
         let mut others = Vec::new();
         for &node in points {
             if node != config.me && !others.contains(&node) {
@@ -124,7 +134,8 @@ impl Chair {
             seats.push(Member { number: number(place + 2), node, name: member.name.clone() });
         }
         let mut wraps = fresh.wraps;
-        wraps.retain(|node, _| seats.iter().any(|seat| seat.node == *node));
+        let recovery = fresh.recovery.filter(|node| wraps.contains_key(node)).ok_or(Refusal::NoRecovery)?;
+        wraps.retain(|node, _| *node == recovery || seats.iter().any(|seat| seat.node == *node));
         if let Some(seat) = seats.iter().find(|seat| !wraps.contains_key(&seat.node)) {
             return Err(Refusal::NoKey(seat.node));
         }
@@ -134,13 +145,16 @@ impl Chair {
             state: State::Open,
             central: config.me,
             points: seats,
-            epoch: 0,
-            commitment: fresh.commitment,
+            epochs: vec![Period::first(fresh.commitment)],
             suite: Suite::default(),
             started_unix_ms: fresh.unix_ms,
             ended_unix_ms: None,
         };
         head.check().map_err(|error| Refusal::Text(error.to_string()))?;
+        if !Invite::fits(&head, EPOCHS_EXPECTED.min(head.points.len())) {
+            let names = "so many points with such long names do not fit into one invitation: name fewer points";
+            return Err(Refusal::Text(names.into()));
+        }
         Ok(Planned { head, wraps })
     }
 
@@ -156,6 +170,7 @@ impl Chair {
         let local = super::local(config.epoch, now);
         out.push_back(Output::Found { head: head.clone(), wraps: wraps.clone() });
         let origin = i64::try_from(local).unwrap_or(i64::MAX);
+        let wraps = BTreeMap::from([(head.epoch(), wraps)]);
         let chair = Chair::new(config, head, wraps, origin, Phase::Founding { ticket }, now);
         (chair.head.id, chair)
     }
@@ -169,7 +184,7 @@ impl Chair {
         resume: bool,
         out: &mut VecDeque<Output>,
     ) -> Chair {
-        let Recalled { head, own, wraps, last_us, kept } = recalled;
+        let Recalled { head, own, wraps, told, last_us, kept } = recalled;
         // The wall clock says how long we were away, unless it was set back; time already used is never used again.
         let by_wall = unix_ms.saturating_sub(head.started_unix_ms).saturating_mul(1_000);
         let time = by_wall.max(last_us.saturating_add(1));
@@ -184,8 +199,11 @@ impl Chair {
         out.push_back(Output::Open { head: chair.head.clone() });
         if resume {
             chair.journal(context, Event::Resumed {}, out);
+            chair.tell_epochs(context, told, out);
             chair.publish(context, own.first_seq, out);
+            chair.review(context, out);
         } else if open {
+            chair.tell_epochs(context, told, out);
             chair.conclude(context, unix_ms, EndReason::Interrupted, out);
         }
         chair
@@ -194,7 +212,7 @@ impl Chair {
     fn new(
         config: &Config,
         head: Head,
-        wraps: BTreeMap<NodeId, Wrap>,
+        wraps: BTreeMap<Epoch, Wraps>,
         origin: i64,
         phase: Phase,
         now: Instant,
@@ -202,13 +220,27 @@ impl Chair {
         let mut keeper = Keeper::default();
         let mut places = BTreeMap::new();
         for point in head.points.iter().filter(|point| point.node != config.me) {
-            places.insert(point.node, Place::new(point.number, now));
+            let mut place = Place::new(point.number, now);
+            if head.was_removed(point.number) {
+                place.leave(config, &point.node);
+            }
+            places.insert(point.node, place);
             for kind in TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)) {
                 let track = TrackId::new(point.number, kind);
                 keeper.handle(now, keeper::Input::Track { track, origin: point.node });
             }
         }
-        Chair { head, wraps, origin, phase, places, keeper, waiting: None, looked: now }
+        let renewal = Renewal::Idle;
+        Chair { head, wraps, origin, phase, places, keeper, renewal, waiting: None, looked: now }
+    }
+
+    pub(super) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Whether a node was removed, or is being.
+    pub(super) fn is_out(&self, node: &NodeId) -> bool {
+        self.places.get(node).is_some_and(|place| place.out.is_some())
     }
 
     /// Whether this is still the session the node is in.
@@ -224,8 +256,17 @@ impl Chair {
     }
 
     /// The head and wraps are written, or could not be.
-    pub(super) fn persisted(&mut self, context: Context<'_>, result: Result<Own, String>, out: &mut VecDeque<Output>) {
-        let Phase::Founding { ticket } = self.phase else { return };
+    pub(super) fn persisted(
+        &mut self,
+        context: Context<'_>,
+        epoch: Epoch,
+        result: Result<Own, String>,
+        out: &mut VecDeque<Output>,
+    ) {
+        let Phase::Founding { ticket } = self.phase else {
+            self.renewed(context, epoch, result.map(|_| ()), out);
+            return;
+        };
         match result {
             Ok(own) => {
                 self.phase = Phase::Running;
@@ -236,6 +277,7 @@ impl Chair {
                 out.push_back(Output::Open { head: self.head.clone() });
                 self.publish(context, own.first_seq, out);
                 out.push_back(Output::Tell { ticket, outcome: Ok(self.head.id) });
+                self.review(context, out);
             }
             Err(reason) => {
                 self.phase = Phase::Settled;
@@ -255,20 +297,22 @@ impl Chair {
     /// A point came online, perhaps with a new run of its program that knows nothing.
     pub(super) fn up(&mut self, context: Context<'_>, node: NodeId, _: &mut VecDeque<Output>) {
         if let Some(place) = self.places.get_mut(&node) {
-            place.accepted = false;
-            place.knows_end = false;
+            place.accepted = None;
+            // Who was revoked is not spoken to.
+            place.knows_end = place.out.as_ref().is_some_and(Out::is_revoked);
             place.asking = false;
             place.ask_at = context.now;
         }
     }
 
+    /// The place of a point that takes part.
+    fn seat(&mut self, node: &NodeId) -> Option<&mut Place> {
+        self.places.get_mut(node).filter(|place| place.out.is_none())
+    }
+
     /// A point says that it started anew, or left for its long absence: it wants the invitation or the end again.
     pub(super) fn back(&mut self, context: Context<'_>, from: NodeId, ticket: Ticket, out: &mut VecDeque<Output>) {
-        let session = self.head.id;
-        let message = match self.places.contains_key(&from) {
-            true => Message::Wait { session },
-            false => Message::refused(session, "the sender is not a point of that session"),
-        };
+        let message = Message::Wait { session: self.head.id };
         // Whatever connection still seems to stand belongs to the program that is gone.
         self.lost(context, from, LeftReason::Lost, out);
         self.up(context, from, out);
@@ -276,16 +320,13 @@ impl Chair {
     }
 
     pub(super) fn media_up(&mut self, context: Context<'_>, node: NodeId, out: &mut VecDeque<Output>) {
-        if !self.places.contains_key(&node) {
-            return;
-        }
         self.reach(context, node, out);
         self.join(context, node, out);
     }
 
     /// A point can be asked for groups once it is connected and has said which numbers it never used.
     fn reach(&mut self, context: Context<'_>, node: NodeId, out: &mut VecDeque<Output>) {
-        let spoke = self.places.get(&node).is_some_and(|place| place.accepted || place.reported);
+        let spoke = self.seat(&node).is_some_and(|place| place.accepted.is_some() || place.reported);
         if spoke && context.linked.contains(&node) {
             self.keep(context, keeper::Input::Reachable { origin: node, reachable: true }, out);
         }
@@ -303,8 +344,9 @@ impl Chair {
     }
 
     fn lost(&mut self, context: Context<'_>, node: NodeId, reason: LeftReason, out: &mut VecDeque<Output>) {
-        let Some(place) = self.places.get_mut(&node) else { return };
-        if std::mem::take(&mut place.joined) && matches!(self.phase, Phase::Running) {
+        let running = matches!(self.phase, Phase::Running);
+        let Some(place) = self.seat(&node) else { return };
+        if std::mem::take(&mut place.joined) && running {
             place.ask_at = context.now + ASK_AGAIN;
             let point = place.number;
             self.journal(context, Event::Left { point, reason }, out);
@@ -313,8 +355,9 @@ impl Chair {
 
     /// Takes a point as joined once it has the key and its media connection stands.
     fn join(&mut self, context: Context<'_>, node: NodeId, out: &mut VecDeque<Output>) {
-        let Some(place) = self.places.get_mut(&node) else { return };
-        let ready = place.accepted && context.linked.contains(&node) && matches!(self.phase, Phase::Running);
+        let running = matches!(self.phase, Phase::Running);
+        let Some(place) = self.seat(&node) else { return };
+        let ready = place.accepted.is_some() && context.linked.contains(&node) && running;
         if ready && !place.joined {
             place.joined = true;
             let point = place.number;
@@ -334,15 +377,15 @@ impl Chair {
         place.asking = false;
         match answer {
             Some(Message::Accepted(accepted)) => {
-                place.accepted = true;
-                let Accepted { unused, .. } = accepted;
+                let Accepted { epoch, unused, .. } = accepted;
+                place.accepted = Some(*epoch);
                 self.unused(context, node, unused, out);
                 self.reach(context, node, out);
                 self.join(context, node, out);
             }
             Some(Message::Ending { took_part, .. }) => {
                 place.knows_end = true;
-                place.settled |= !took_part;
+                place.settled |= !took_part || place.out.is_some();
             }
             Some(Message::Refused { session, reason }) => {
                 tracing::warn!(%session, point = %place.number, reason, "a point refused");
@@ -350,6 +393,7 @@ impl Chair {
             Some(
                 Message::Invite(_)
                 | Message::End(_)
+                | Message::Removed { .. }
                 | Message::Finished(_)
                 | Message::Back { .. }
                 | Message::Wait { .. }
@@ -369,7 +413,7 @@ impl Chair {
     }
 
     fn owns(&self, node: NodeId, track: TrackId) -> bool {
-        self.places.get(&node).is_some_and(|place| place.number == track.point())
+        self.places.get(&node).is_some_and(|place| place.number == track.point() && place.out.is_none())
     }
 
     /// A point offers tracks: take all of the record from it, and its small layer if wanted.
@@ -425,15 +469,27 @@ impl Chair {
         match self.phase {
             Phase::Running => {
                 self.waiting = Some(ticket);
-                self.phase = Phase::Ending { unix_ms, since: context.now, closed: false };
-                out.push_back(Output::Unpublish { session: id });
-                for place in self.places.values_mut() {
-                    place.ask_at = context.now;
-                }
+                self.begin_end(context, unix_ms, out);
             }
             Phase::Founding { .. } | Phase::Ending { .. } | Phase::Over | Phase::Settled => {
                 out.push_back(Output::Tell { ticket, outcome: Err(Refusal::Ending(id)) });
             }
+        }
+    }
+
+    fn begin_end(&mut self, context: Context<'_>, unix_ms: u64, out: &mut VecDeque<Output>) {
+        self.phase = Phase::Ending { unix_ms, since: context.now, closed: false };
+        out.push_back(Output::Unpublish { session: self.head.id });
+        for place in self.places.values_mut() {
+            place.ask_at = context.now;
+        }
+    }
+
+    /// We are no point of the mesh any more, so nobody listens: the session is closed as it is.
+    pub(super) fn wind_up(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
+        if matches!(self.phase, Phase::Running) {
+            let unix_ms = self.head.started_unix_ms.saturating_add(self.time(context) / 1_000);
+            self.begin_end(context, unix_ms, out);
         }
     }
 
@@ -454,18 +510,15 @@ impl Chair {
         out: &mut VecDeque<Output>,
     ) {
         let session = self.head.id;
-        let refuse = |reason: &str| Output::Reply { ticket, message: Message::refused(session, reason) };
-        let Some(place) = self.places.get_mut(&from) else {
-            out.push_back(refuse("the sender is not a point of that session"));
-            return;
-        };
         match self.phase {
             Phase::Ending { .. } | Phase::Over => {}
             Phase::Founding { .. } | Phase::Running | Phase::Settled => {
-                out.push_back(refuse("that session has not ended"));
+                let message = Message::refused(session, "that session has not ended");
+                out.push_back(Output::Reply { ticket, message });
                 return;
             }
         }
+        let Some(place) = self.seat(&from) else { return };
         place.knows_end = true;
         place.reported = true;
         let number = place.number;
@@ -488,6 +541,7 @@ impl Chair {
     pub(super) fn work(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
         self.looked = context.now;
         self.keep(context, keeper::Input::Tick, out);
+        self.try_again(context, out);
         if let Phase::Ending { unix_ms, .. } = self.phase
             && self.may_conclude(context)
         {
@@ -520,13 +574,14 @@ impl Chair {
             Phase::Founding { .. } | Phase::Running | Phase::Over | Phase::Settled => [None, None],
         };
         let bounds = bounds.into_iter().flatten().filter(|&bound| bound > self.looked);
-        asks.chain(self.keeper.deadline()).chain(bounds).min()
+        asks.chain(self.keeper.deadline()).chain(self.renewal.deadline()).chain(bounds).min()
     }
 
     /// Whether there is something to ask a point.
     fn is_asked(&self, up: &BTreeSet<NodeId>, node: &NodeId, place: &Place) -> bool {
         let something = match self.phase {
-            Phase::Running => !place.accepted || !place.joined,
+            Phase::Running | Phase::Ending { .. } | Phase::Over if place.out.is_some() => !place.knows_end,
+            Phase::Running => place.accepted != Some(self.head.epoch()) || !place.joined,
             Phase::Ending { .. } | Phase::Over => !place.knows_end && !place.settled,
             Phase::Founding { .. } | Phase::Settled => false,
         };
@@ -535,9 +590,10 @@ impl Chair {
 
     fn question(&self, config: &Config, node: NodeId) -> Option<Message> {
         match self.phase {
+            _ if self.is_out(&node) => Some(Message::Removed { session: self.head.id }),
             Phase::Running => Some(Message::Invite(Box::new(Invite {
                 head: self.head.clone(),
-                wrap: *self.wraps.get(&node)?,
+                wraps: self.wraps_for(&node)?,
                 media: config.media.clone(),
                 media_port: config.media_port,
                 origin: self.origin,
@@ -565,7 +621,7 @@ impl Chair {
             return true;
         }
         *closed
-            && self.places.iter().all(|(node, place)| {
+            && self.places.iter().filter(|(_, place)| place.out.is_none()).all(|(node, place)| {
                 let gone = !context.linked.contains(node) && waited >= context.config.finish_within;
                 place.settled || gone || (place.reported && self.keeper.is_whole_of(*node))
             })
@@ -573,6 +629,7 @@ impl Chair {
 
     fn conclude(&mut self, context: Context<'_>, unix_ms: u64, reason: EndReason, out: &mut VecDeque<Output>) {
         self.keep(context, keeper::Input::Reckon, out);
+        self.abandon_renewal(context, out);
         self.journal(context, Event::Ended { reason }, out);
         self.head.state = State::Ended;
         self.head.ended_unix_ms = Some(unix_ms);
@@ -583,9 +640,13 @@ impl Chair {
         self.phase = Phase::Over;
     }
 
-    fn journal(&self, context: Context<'_>, event: Event, out: &mut VecDeque<Output>) {
-        let at = Line::central(self.origin).session_at(context.local());
-        out.push_back(Output::Journal { session: self.head.id, at, event });
+    /// Session time now, in microseconds.
+    pub(super) fn time(&self, context: Context<'_>) -> u64 {
+        Line::central(self.origin).session_at(context.local())
+    }
+
+    pub(super) fn journal(&self, context: Context<'_>, event: Event, out: &mut VecDeque<Output>) {
+        out.push_back(Output::Journal { session: self.head.id, at: self.time(context), event });
     }
 
     pub(super) fn view(&self, context: Context<'_>) -> Running {
@@ -605,7 +666,7 @@ impl Chair {
                 Phase::Ending { .. } => "ending",
                 Phase::Over | Phase::Settled => "over",
             },
-            time_us: Some(Line::central(self.origin).session_at(context.local())),
+            time_us: Some(self.time(context)),
             time_error_us: Some(0),
             points: points.collect(),
             record: self.keeper.standing(),

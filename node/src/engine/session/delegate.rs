@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use store::id::{NodeId, TrackId};
+use store::keys::Epoch;
 use store::session::{Head, State};
 
-use super::{ASK_AGAIN, Config, Context, Output, Own, Running, Seat, Ticket, priority, tracks_of};
+use super::{ASK_AGAIN, Config, Context, Output, Own, Running, Seat, Ticket, Wraps, priority, tracks_of};
 use crate::engine::clock::{self, Clock};
 use crate::wire::control::{Accepted, End, Finished, Invite, Message};
 
@@ -20,6 +21,8 @@ pub(super) struct Delegate {
     head: Head,
     phase: Phase,
     own: Own,
+    /// The head with further epochs that is being checked and written, and the question that waits for it.
+    renewing: Option<(Ticket, Head)>,
     clock: Clock,
     /// Whether we publish now.
     publishing: bool,
@@ -54,6 +57,7 @@ impl Delegate {
             head,
             phase: Phase::Waiting { ask_at: None },
             own: Own::default(),
+            renewing: None,
             clock: Clock::default(),
             publishing: false,
             subscribed: BTreeMap::new(),
@@ -64,6 +68,10 @@ impl Delegate {
     /// A session from the archive.
     pub(super) fn recall(head: Head, own: Own, now: Instant) -> Delegate {
         Delegate { own, phase: Phase::Waiting { ask_at: Some(now) }, ..Delegate::new(head, now) }
+    }
+
+    pub(super) fn head(&self) -> &Head {
+        &self.head
     }
 
     pub(super) fn central(&self) -> NodeId {
@@ -98,8 +106,8 @@ impl Delegate {
 
     /// Why this invitation cannot belong to the session we know by that id.
     pub(super) fn objection(&self, head: &Head) -> Option<&'static str> {
-        let same = (head.central, head.commitment, head.started_unix_ms, head.epoch)
-            == (self.head.central, self.head.commitment, self.head.started_unix_ms, self.head.epoch);
+        // A late copy of an earlier invitation has fewer epochs, and changes nothing.
+        let same = head.continues(&self.head) || self.head.continues(head);
         match self.phase {
             _ if !same => Some("another session with this id is known here"),
             _ if self.head.state == State::Ended => Some("that session has ended"),
@@ -113,22 +121,23 @@ impl Delegate {
     pub(super) fn invited(&mut self, context: Context<'_>, ticket: Ticket, invite: Invite, out: &mut VecDeque<Output>) {
         self.seen = context.now;
         self.clock.handle(context.local(), clock::Input::Rebase { origin: invite.origin });
-        let dial = Output::Dial { node: invite.head.central, addresses: invite.media, port: invite.media_port };
+        let Invite { head, wraps, media, media_port, .. } = invite;
+        let dial = Output::Dial { node: head.central, addresses: media, port: media_port };
         match self.phase {
             Phase::Running => {
                 out.push_back(dial);
-                out.push_back(self.acceptance(ticket));
+                self.renew(ticket, head, wraps, out);
             }
             Phase::Waiting { .. } => {
                 self.phase = Phase::Admitting { ticket };
-                self.head = invite.head;
-                out.push_back(Output::Admit { head: self.head.clone(), wrap: invite.wrap });
+                if head.continues(&self.head) {
+                    self.head = head;
+                }
+                out.push_back(Output::Admit { head: self.head.clone(), wraps });
                 out.push_back(dial);
             }
-            // The earlier question was given up by its asker, or this is its copy; both get the same answer.
             Phase::Admitting { ticket: earlier } => {
-                let message = Message::refused(self.head.id, "asked again before the answer was ready");
-                out.push_back(Output::Reply { ticket: earlier, message });
+                out.push_back(self.asked_again(earlier));
                 self.phase = Phase::Admitting { ticket };
                 out.push_back(dial);
             }
@@ -136,15 +145,64 @@ impl Delegate {
         }
     }
 
+    /// An invitation into a session we are in: perhaps with keys we have not got.
+    fn renew(&mut self, ticket: Ticket, head: Head, wraps: BTreeMap<Epoch, Wraps>, out: &mut VecDeque<Output>) {
+        if let Some((earlier, _)) = &mut self.renewing {
+            // What is being written is confirmed to the latest question; what it brings beyond, to the one after.
+            let earlier = std::mem::replace(earlier, ticket);
+            out.push_back(self.asked_again(earlier));
+        } else if head.epoch() > self.head.epoch() {
+            self.renewing = Some((ticket, head.clone()));
+            out.push_back(Output::Admit { head, wraps });
+        } else {
+            out.push_back(self.acceptance(ticket));
+        }
+    }
+
+    /// The earlier question was given up by its asker, or the later is its copy; both get the same answer.
+    fn asked_again(&self, earlier: Ticket) -> Output {
+        let message = Message::refused(self.head.id, "asked again before the answer was ready");
+        Output::Reply { ticket: earlier, message }
+    }
+
     fn acceptance(&self, ticket: Ticket) -> Output {
-        let accepted =
-            Accepted { session: self.head.id, first_seq: self.own.first_seq, unused: self.own.unused.clone() };
+        let accepted = Accepted {
+            session: self.head.id,
+            epoch: self.head.epoch(),
+            first_seq: self.own.first_seq,
+            unused: self.own.unused.clone(),
+        };
         Output::Reply { ticket, message: Message::Accepted(accepted) }
     }
 
+    /// Further keys fit and are written, or not. From now on our groups are sealed as the head says.
+    fn renewed(&mut self, epoch: Epoch, result: Result<(), String>, out: &mut VecDeque<Output>) {
+        let Some((ticket, head)) = self.renewing.take_if(|(_, head)| head.epoch() == epoch) else { return };
+        match result {
+            Ok(()) => {
+                self.head = head;
+                self.subscribed.retain(|track, _| !self.head.was_removed(track.point()));
+                out.push_back(Output::Open { head: self.head.clone() });
+                out.push_back(self.acceptance(ticket));
+            }
+            Err(reason) => {
+                out.push_back(Output::Reply { ticket, message: Message::refused(self.head.id, reason) });
+            }
+        }
+    }
+
     /// The key fits and is written, or not.
-    pub(super) fn persisted(&mut self, context: Context<'_>, result: Result<Own, String>, out: &mut VecDeque<Output>) {
-        let Phase::Admitting { ticket } = self.phase else { return };
+    pub(super) fn persisted(
+        &mut self,
+        context: Context<'_>,
+        epoch: Epoch,
+        result: Result<Own, String>,
+        out: &mut VecDeque<Output>,
+    ) {
+        let Phase::Admitting { ticket } = self.phase else {
+            self.renewed(epoch, result.map(|_| ()), out);
+            return;
+        };
         match result {
             Ok(own) => {
                 self.own = own;
@@ -206,7 +264,7 @@ impl Delegate {
         if node != self.head.central || !matches!(self.phase, Phase::Running) {
             return;
         }
-        let others: BTreeSet<_> = self.head.points.iter().filter(|point| point.node != context.config.me).collect();
+        let others: BTreeSet<_> = self.head.present().filter(|point| point.node != context.config.me).collect();
         for &track in tracks {
             if others.iter().any(|point| point.number == track.point())
                 && let Some(priority) = priority(context.config, track.kind())
@@ -223,19 +281,7 @@ impl Delegate {
         let session = self.head.id;
         out.push_back(Output::Reply { ticket, message: Message::Ending { session, took_part: true } });
         match self.phase {
-            Phase::Running | Phase::Admitting { .. } => {
-                if let Phase::Admitting { ticket } = self.phase {
-                    let message = Message::refused(session, "that session has ended");
-                    out.push_back(Output::Reply { ticket, message });
-                }
-                self.over(end.unix_ms);
-                self.phase = Phase::Closing;
-                out.push_back(Output::Unpublish { session });
-            }
-            Phase::Leaving => {
-                self.over(end.unix_ms);
-                self.phase = Phase::Closing;
-            }
+            Phase::Running | Phase::Admitting { .. } | Phase::Leaving => self.leave(end.unix_ms, out),
             // Back after the end, with groups central may not have.
             Phase::Waiting { .. } => {
                 self.over(end.unix_ms);
@@ -248,22 +294,65 @@ impl Delegate {
         }
     }
 
+    /// Central says that the session goes on without us.
+    pub(super) fn removed(&mut self, context: Context<'_>, ticket: Ticket, out: &mut VecDeque<Output>) {
+        let session = self.head.id;
+        out.push_back(Output::Reply { ticket, message: Message::Ending { session, took_part: true } });
+        self.abandon(context, out);
+    }
+
+    /// The roster changed. Without its central, or without us in the mesh, the session is over here.
+    pub(super) fn review(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
+        let members = &context.config.members;
+        if !members.contains(&self.head.central) || !members.contains(&context.config.me) {
+            self.abandon(context, out);
+        }
+    }
+
+    /// The session is over for us; central wants nothing more of us.
+    fn abandon(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
+        let time_us = self.clock.line().map_or(0, |line| line.session_at(context.local()));
+        let unix_ms = self.head.started_unix_ms.saturating_add(time_us / 1_000);
+        match self.phase {
+            Phase::Running | Phase::Admitting { .. } | Phase::Leaving => self.leave(unix_ms, out),
+            Phase::Waiting { .. } => {
+                self.over(unix_ms);
+                out.push_back(Output::Update { head: self.head.clone() });
+                self.phase = Phase::Settled;
+            }
+            Phase::Closing | Phase::Owing { .. } | Phase::Settled => {}
+        }
+    }
+
+    /// Closes our groups for good.
+    fn leave(&mut self, unix_ms: u64, out: &mut VecDeque<Output>) {
+        let session = self.head.id;
+        let admitting = if let Phase::Admitting { ticket } = self.phase { Some(ticket) } else { None };
+        let renewing = self.renewing.take().map(|(ticket, _)| ticket);
+        for ticket in admitting.into_iter().chain(renewing) {
+            let message = Message::refused(session, "that session has ended");
+            out.push_back(Output::Reply { ticket, message });
+        }
+        self.over(unix_ms);
+        // Groups are being closed already after a long absence.
+        if !matches!(self.phase, Phase::Leaving) {
+            out.push_back(Output::Unpublish { session });
+        }
+        self.phase = Phase::Closing;
+    }
+
     /// Central invites to a later session, so this one is over, though we missed its end.
     pub(super) fn superseded(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
         let session = self.head.id;
         match self.phase {
-            Phase::Running => {
-                self.over(0);
-                self.phase = Phase::Closing;
-                out.push_back(Output::Unpublish { session });
-            }
+            Phase::Running => self.leave(0, out),
             Phase::Admitting { ticket } => {
                 let message = Message::refused(session, "central has begun another session");
                 out.push_back(Output::Reply { ticket, message });
                 self.over(0);
                 self.owe(context);
             }
-            Phase::Leaving => self.phase = Phase::Closing,
+            Phase::Leaving => self.leave(0, out),
             Phase::Waiting { .. } | Phase::Closing | Phase::Owing { .. } | Phase::Settled => {}
         }
     }
@@ -304,6 +393,11 @@ impl Delegate {
             return;
         }
         if let Phase::Waiting { ask_at } = &mut self.phase {
+            if matches!(answer, Some(Message::Refused { .. })) {
+                // Central knows nothing of this session, or nothing of us in it.
+                self.phase = Phase::Settled;
+                return;
+            }
             // An answer means that central knows; what follows comes from it. Silence may be a line just gone.
             *ask_at = answer.is_none().then(|| context.now + ASK_AGAIN);
             return;
@@ -319,6 +413,7 @@ impl Delegate {
                 | Message::Invite(_)
                 | Message::Accepted(_)
                 | Message::End(_)
+                | Message::Removed { .. }
                 | Message::Ending { .. }
                 | Message::Finished(_)
                 | Message::Back { .. },

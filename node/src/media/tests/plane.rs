@@ -144,7 +144,7 @@ async fn a_lost_neighbour_is_told_and_comes_back_by_itself() {
             Err(error) => panic!("{error}"),
         }
     };
-    media.set_points([key(0).id(), key(1).id()].into());
+    media.set_members(members(0, 0..2));
     delegate.until_up(key(0).id()).await;
     assert!(matches!(events.recv().await, Some(Event::Up { .. } | Event::Clock { .. })));
 }
@@ -161,7 +161,7 @@ async fn more_important_streams_leave_first_when_the_line_is_full() {
     };
     let (media, mut events) = Media::bind(&key(0), config, Arc::new(Kept::default())).expect("a socket");
     drop(central);
-    media.set_points([key(1).id()].into());
+    media.set_members(members(0, [1]));
     media.open_session(session(2));
     let line = simnet::link::Config {
         rate: Some(simnet::link::Rate::new(2_000_000, simnet::link::Queue::Time(Duration::from_secs(2)))),

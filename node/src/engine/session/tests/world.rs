@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use store::id::{Hash, NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::journal::{Event, LeftReason};
-use store::keys::{SessionKey, Wrap, WrapContext, WrapKey};
+use store::keys::{Epoch, SessionKey, Wrap, WrapContext, WrapKey};
+use store::roster::Right;
 use store::session::Head;
 
 use super::super::*;
+use crate::engine::clock::Line;
+use crate::engine::rights::{Deed, Member, Who, may};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
@@ -20,7 +23,7 @@ pub(super) const WALL: u64 = 1_700_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     pub(super) heads: BTreeMap<SessionId, Head>,
-    pub(super) wraps: BTreeMap<SessionId, BTreeMap<NodeId, Wrap>>,
+    pub(super) wraps: BTreeMap<SessionId, BTreeMap<Epoch, Wraps>>,
     /// First group number never reserved, per session.
     pub(super) reserved: BTreeMap<SessionId, u64>,
     pub(super) journal: Vec<(u64, Event)>,
@@ -43,6 +46,14 @@ pub(super) struct Node {
     epoch: Instant,
     /// Whether the disk takes what is written.
     pub(super) disk_works: bool,
+    /// The last head that was opened, by which groups would be sealed.
+    pub(super) open: Option<Head>,
+    /// Who was cut off from which session.
+    pub(super) expelled: Vec<(SessionId, NodeId)>,
+    /// What the program dies of: the moment before the output of this name would be carried out.
+    pub(super) dies_before: Option<&'static str>,
+    /// Or the moment after.
+    pub(super) dies_after: Option<&'static str>,
 }
 
 pub(super) struct World {
@@ -56,8 +67,8 @@ pub(super) struct World {
     tickets: u64,
     /// Every message sent, in order.
     pub(super) sent: Vec<(u8, u8, Message)>,
-    key: SessionKey,
-    wrap: Wrap,
+    /// Nodes the roster does not name any more.
+    revoked: BTreeSet<u8>,
 }
 
 pub(super) fn id(node: u8) -> NodeId {
@@ -72,13 +83,41 @@ pub(super) fn track(number: u16, kind: TrackKind) -> TrackId {
     TrackId::new(point(number), kind)
 }
 
+/// Who stands for the recovery key.
+pub(super) fn recovery() -> NodeId {
+    id(200)
+}
+
 /// Nodes 1 and 2 may chair; the others may not.
-fn config(me: u8, count: u8, epoch: Instant) -> Config {
-    let members = (1..=count).map(|n| (id(n), Member { name: format!("Điểm {n}"), chair: n <= 2 })).collect();
+pub(super) fn members(me: u8, count: u8, revoked: &BTreeSet<u8>) -> Members {
+    let rights = |n| if n <= 2 { BTreeSet::from([Right::Chair]) } else { BTreeSet::new() };
+    let member = |n| (id(n), Member { name: format!("Điểm {n}"), rights: rights(n) });
+    let points = (1..=count).filter(|n| !revoked.contains(n)).map(member).collect();
+    Members::new(id(me), points, revoked.iter().map(|&n| id(n)).collect())
+}
+
+/// A key made in the test's order: by session and epoch.
+pub(super) fn key(session: SessionId, epoch: Epoch) -> SessionKey {
+    let mut bytes = [epoch; 32];
+    bytes[..16].copy_from_slice(session.as_bytes());
+    SessionKey::from_bytes(&bytes)
+}
+
+/// A key for some recipients, who all have the same wrap key here.
+pub(super) fn wraps(session: SessionId, epoch: Epoch, to: impl IntoIterator<Item = NodeId>) -> Wraps {
+    let public = WrapKey::from_bytes(&[5; 32]).public();
+    let wrap = |recipient| -> Wrap {
+        let context = WrapContext { session, epoch, recipient };
+        key(session, epoch).wrap(&public, &context).expect("a key wraps to a good recipient")
+    };
+    to.into_iter().map(|node| (node, wrap(node))).collect()
+}
+
+fn config(me: u8, count: u8, epoch: Instant, revoked: &BTreeSet<u8>) -> Config {
     Config {
         me: id(me),
         epoch,
-        members,
+        members: members(me, count, revoked),
         points_max: 40,
         whole_within: 30 * SECOND,
         finish_within: 3 * SECOND,
@@ -93,13 +132,9 @@ impl World {
     /// `count` nodes that are switched off.
     pub(super) fn new(count: u8) -> World {
         let begin = Instant::now() + 3_600 * SECOND;
-        let key = SessionKey::from_bytes(&[9; 32]);
-        let recipient = WrapKey::from_bytes(&[5; 32]).public();
-        let context = WrapContext { session: SessionId::from_bytes([0; 16]), epoch: 0, recipient: id(1) };
-        let wrap = key.wrap(&recipient, &context).expect("a key wraps to a good recipient");
         let nodes = (1..=count).map(|n| {
             let node = Node {
-                engine: Engine::new(config(n, count, begin)),
+                engine: Engine::new(config(n, count, begin, &BTreeSet::new())),
                 disk: Disk::default(),
                 running: false,
                 publishing: None,
@@ -112,6 +147,10 @@ impl World {
                 dialled: BTreeSet::new(),
                 epoch: begin,
                 disk_works: true,
+                open: None,
+                expelled: Vec::new(),
+                dies_before: None,
+                dies_after: None,
             };
             (n, node)
         });
@@ -123,8 +162,7 @@ impl World {
             asked: BTreeMap::new(),
             tickets: 0,
             sent: Vec::new(),
-            key,
-            wrap,
+            revoked: BTreeSet::new(),
         }
     }
 
@@ -142,7 +180,32 @@ impl World {
     }
 
     fn config_of(&self, n: u8) -> Config {
-        config(n, u8::try_from(self.nodes.len()).expect("few nodes"), self.now)
+        config(n, self.count_of_nodes(), self.now, &self.revoked)
+    }
+
+    fn count_of_nodes(&self) -> u8 {
+        u8::try_from(self.nodes.len()).expect("few nodes")
+    }
+
+    /// The authority revokes a node; the others learn it, and cut it off.
+    pub(super) fn revoke(&mut self, n: u8) {
+        self.revoked.insert(n);
+        for other in self.others_in_reach(n) {
+            self.set_cut(n, other, true);
+        }
+        for learner in self.nodes.keys().copied().filter(|&other| other != n).collect::<Vec<_>>() {
+            let members = members(learner, self.count_of_nodes(), &self.revoked);
+            self.tell(learner, Input::Roster { members });
+        }
+        self.settle();
+    }
+
+    /// The operator of a node removes a point; the answer comes when the others go on with another key.
+    pub(super) fn remove(&mut self, n: u8, point: u8) -> Ticket {
+        let ticket = self.ticket();
+        self.tell(n, Input::Remove { ticket, session: None, node: id(point) });
+        self.settle();
+        ticket
     }
 
     /// Starts a node's program: a new engine with what the disk remembers, then whoever is online is seen.
@@ -168,7 +231,12 @@ impl World {
             let own = own_of(&node.disk, head.id);
             let wraps = node.disk.wraps.get(&head.id).cloned().unwrap_or_default();
             let last_us = node.disk.journal.iter().map(|(at, _)| *at).max().unwrap_or(0);
-            let recalled = Box::new(Recalled { head, own, wraps, last_us, kept: vec![] });
+            let epochs = node.disk.journal.iter().filter_map(|(_, event)| match event {
+                Event::Epoch { epoch, .. } => Some(*epoch),
+                _ => None,
+            });
+            let told = epochs.max().unwrap_or(0);
+            let recalled = Box::new(Recalled { head, own, wraps, told, last_us, kept: vec![] });
             node.engine.handle(now, Input::Recall { recalled, unix_ms: wall });
         }
     }
@@ -180,6 +248,7 @@ impl World {
         node.running = false;
         node.publishing = None;
         node.line = None;
+        node.open = None;
         node.opened.clear();
         node.dialled.clear();
         for other in reach {
@@ -194,6 +263,7 @@ impl World {
         node.running = false;
         node.publishing = None;
         node.line = None;
+        node.open = None;
         node.opened.clear();
         node.dialled.clear();
         self.boot(n);
@@ -262,8 +332,9 @@ impl World {
     pub(super) fn start(&mut self, n: u8, points: &[u8]) -> Result<SessionId, Refusal> {
         let ticket = self.ticket();
         let session = SessionId::from_parts(self.wall(), [u8::try_from(ticket.0).expect("few tickets"); 10]);
-        let wraps = self.nodes.keys().map(|&node| (id(node), self.wrap)).collect();
-        let fresh = Fresh { id: session, commitment: self.key.commitment(), wraps, unix_ms: self.wall() };
+        let wraps = wraps(session, 0, self.nodes.keys().map(|&node| id(node)).chain([recovery()]));
+        let (commitment, recovery) = (key(session, 0).commitment(), Some(recovery()));
+        let fresh = Fresh { id: session, commitment, wraps, recovery, unix_ms: self.wall() };
         let points = points.iter().map(|&node| id(node)).collect();
         self.tell(n, Input::Start { ticket, title: "Tiếp công dân".into(), points, fresh });
         self.settle();
@@ -294,10 +365,29 @@ impl World {
     /// A message from outside the world's own traffic; gives the answer.
     pub(super) fn ask(&mut self, from: u8, to: u8, message: Message) -> Option<Message> {
         let ticket = self.ticket();
-        self.tell(to, Input::Asked { from: id(from), ticket, message });
         let sent = self.sent.len();
+        self.asks(from, to, ticket, message);
         self.settle();
         self.sent[sent..].iter().find(|(n, m, _)| (*n, *m) == (to, 0)).map(|(_, _, message)| message.clone())
+    }
+
+    /// A question at the gate of a node, which asks whether it may come in as the driver does.
+    fn asks(&mut self, from: u8, to: u8, ticket: Ticket, message: Message) {
+        let node = &self.nodes[&to];
+        let part = node.engine.part(&message.session(), &id(from));
+        let deed = match &message {
+            Message::Invite(invite) => Deed::Invite(&invite.head),
+            Message::End(_) | Message::Removed { .. } => Deed::Direct(part),
+            Message::Finished(_) | Message::Back { .. } => Deed::Report(part),
+            _ => Deed::Connect,
+        };
+        match may(&members(to, self.count_of_nodes(), &self.revoked), &Who::Node(id(from)), deed) {
+            Ok(()) => self.tell(to, Input::Asked { from: id(from), ticket, message }),
+            Err(denied) => {
+                let message = Message::refused(message.session(), denied.to_string());
+                self.carry_out(to, Output::Reply { ticket, message });
+            }
+        }
     }
 
     /// Lets time pass from deadline to deadline.
@@ -332,7 +422,7 @@ impl World {
                 while let Some(output) = self.nodes.get_mut(&n).expect("a node of this world").engine.poll() {
                     idle = false;
                     if self.nodes[&n].running {
-                        self.carry_out(n, output);
+                        self.carry_out_alive(n, output);
                     }
                 }
             }
@@ -342,31 +432,60 @@ impl World {
         }
     }
 
+    /// Carries out one output, unless the node is to die of it.
+    fn carry_out_alive(&mut self, n: u8, output: Output) {
+        let name = format!("{output:?}");
+        let is = |wanted: Option<&str>| wanted.is_some_and(|wanted| name.starts_with(wanted));
+        let node = &self.nodes[&n];
+        let (before, after) = (is(node.dies_before), is(node.dies_after));
+        if !before {
+            self.carry_out(n, output);
+        }
+        if before || after {
+            let node = self.nodes.get_mut(&n).expect("a node of this world");
+            (node.dies_before, node.dies_after) = (None, None);
+            self.kill(n);
+        }
+    }
+
     fn carry_out(&mut self, n: u8, output: Output) {
         let node = self.nodes.get_mut(&n).expect("a node of this world");
         match output {
             Output::Found { head, wraps } => {
-                let session = head.id;
-                let result = node.disk_works.then(|| own_of(&node.disk, session)).ok_or("the disk is full".to_owned());
-                if result.is_ok() {
-                    node.disk.wraps.insert(session, wraps);
-                    node.disk.heads.insert(session, head);
-                }
-                self.tell(n, Input::Persisted { session, result });
+                let wraps = BTreeMap::from([(head.epoch(), wraps)]);
+                self.write_head(n, head, wraps);
             }
-            Output::Admit { head, .. } => {
-                let session = head.id;
-                let result = node.disk_works.then(|| own_of(&node.disk, session)).ok_or("the disk is full".to_owned());
-                if result.is_ok() {
-                    node.disk.heads.insert(session, head);
+            Output::Renew { head, wraps } => {
+                let wraps = BTreeMap::from([(head.epoch(), wraps)]);
+                self.write_head(n, head, wraps);
+            }
+            Output::Admit { head, wraps } => {
+                for period in &head.epochs {
+                    let given = wraps.get(&period.epoch).expect("the key of every epoch is given");
+                    assert_eq!(given.keys().collect::<Vec<_>>(), [&id(n), &recovery()], "ours and the recovery key's");
+                    assert_eq!(period.commitment, key(head.id, period.epoch).commitment());
                 }
-                self.tell(n, Input::Persisted { session, result });
+                self.write_head(n, head, wraps);
+            }
+            Output::Rekey { session, epoch, points } => {
+                let wraps = wraps(session, epoch, points.into_iter().chain([recovery()]));
+                let result = Ok((key(session, epoch).commitment(), wraps));
+                self.tell(n, Input::Keyed { session, epoch, result });
+            }
+            Output::Expel { session, node: out } => {
+                node.expelled.push((session, out));
+                let other = out.as_bytes()[0];
+                self.tell(n, Input::MediaDown { node: out, reason: LeftReason::Lost });
+                self.tell(other, Input::MediaDown { node: id(n), reason: LeftReason::Lost });
             }
             Output::Update { head } => {
                 node.disk.heads.insert(head.id, head);
             }
             Output::Journal { at, event, .. } => node.disk.journal.push((at, event)),
-            Output::Open { head } => drop(node.opened.insert(head.id)),
+            Output::Open { head } => {
+                node.opened.insert(head.id);
+                node.open = Some(head);
+            }
             Output::Close { session } => {
                 node.opened.remove(&session);
                 node.closed.push(session);
@@ -417,7 +536,7 @@ impl World {
                 if self.in_reach(n, other) {
                     let ticket = self.ticket();
                     self.asked.insert(ticket, (n, other, session));
-                    self.tell(other, Input::Asked { from: id(n), ticket, message });
+                    self.asks(n, other, ticket, message);
                 } else {
                     self.tell(n, Input::Answered { node: to, session, answer: None });
                 }
@@ -457,12 +576,22 @@ impl World {
         self.nodes[&n].disk.heads[&session].clone()
     }
 
-    pub(super) fn wrap(&self) -> Wrap {
-        self.wrap
+    /// Writes a head and the wraps that come with it, if the disk takes them.
+    fn write_head(&mut self, n: u8, head: Head, wraps: BTreeMap<Epoch, Wraps>) {
+        let node = self.nodes.get_mut(&n).expect("a node of this world");
+        let (session, epoch) = (head.id, head.epoch());
+        let result = node.disk_works.then(|| own_of(&node.disk, session)).ok_or("the disk is full".to_owned());
+        if result.is_ok() {
+            node.disk.wraps.entry(session).or_default().extend(wraps);
+            node.disk.heads.insert(session, head);
+        }
+        self.tell(n, Input::Persisted { session, epoch, result });
     }
 
-    pub(super) fn commitment(&self) -> Hash {
-        self.key.commitment()
+    /// The epoch with whose key a node would seal a group that begins now.
+    pub(super) fn epoch(&self, n: u8) -> Epoch {
+        let head = self.nodes[&n].open.as_ref().expect("an open session");
+        head.epoch_at(self.time(n))
     }
 }
 

@@ -1,0 +1,108 @@
+//! The gate: what comes in from other nodes and from people is asked of `engine::rights` here, before anything is done.
+//!
+//! Who is refused is told why in a sentence, and it is counted and stands in the access log. Speaking in another's name
+//! is worse than asking for too much, and counted apart.
+
+use bytes::Bytes;
+use store::access;
+use store::id::NodeId;
+use tokio::sync::oneshot;
+
+use super::{Driver, REPLIES_MAX};
+use crate::control::Request;
+use crate::engine::rights::{Deed, Denied, Who, may};
+use crate::engine::session::Input;
+use crate::wire::control::Message;
+
+impl Driver {
+    /// Somebody was refused something.
+    pub(super) fn denied(&mut self, who: &Who, deed: access::Deed, what: access::What, denied: Denied) {
+        let (name, logged) = match who {
+            Who::Node(node) => (self.name(*node), access::Who::Point { node: *node }),
+            Who::Owner => ("a command on this machine".to_owned(), access::Who::Local {}),
+            Who::Account { name, .. } => (name.clone(), access::Who::Account { name: name.clone() }),
+            Who::Browser => ("a browser on this machine".to_owned(), access::Who::Local {}),
+        };
+        self.access.refused(logged, deed, what, &denied.to_string());
+        if denied.is_forgery() {
+            self.count("forgeries_refused");
+            tracing::warn!(who = name, %denied, "somebody spoke in another's name");
+        } else {
+            self.count("deeds_refused");
+            tracing::warn!(who = name, %denied, "refused");
+        }
+    }
+
+    /// A node gave us something that is not what it says.
+    pub(super) fn forged(&mut self, node: NodeId, what: &str) {
+        let door = access::What::Door { door: access::Door::Media };
+        self.access.refused(access::Who::Point { node }, access::Deed::Send, door, what);
+        self.count("forgeries_refused");
+        tracing::warn!(point = self.name(node), what, "a point passed off something as what it is not");
+    }
+
+    /// A point asks something over the mesh.
+    pub(super) fn asked(&mut self, from: NodeId, message: &[u8], reply: oneshot::Sender<Bytes>) {
+        // Questions whose asker has gone are no burden any more.
+        self.replies.retain(|_, reply| !reply.is_closed());
+        if self.replies.len() >= REPLIES_MAX {
+            tracing::warn!(point = self.name(from), "too many questions at once; this one is refused");
+            return;
+        }
+        let message = match Message::decode(message) {
+            Ok(message) => message,
+            Err(error) => {
+                let door = access::What::Door { door: access::Door::Mesh };
+                self.access.refused(access::Who::Point { node: from }, access::Deed::Ask, door, &error.to_string());
+                return tracing::warn!(point = self.name(from), %error, "a question cannot be read");
+            }
+        };
+        let session = message.session();
+        let part = self.engine.part(&session, &from);
+        let deed = match &message {
+            Message::Invite(invite) => Deed::Invite(&invite.head),
+            Message::End(_) | Message::Removed { .. } => Deed::Direct(part),
+            Message::Finished(_) | Message::Back { .. } => Deed::Report(part),
+            // No questions; the engine says so to whoever may connect.
+            Message::Accepted(_)
+            | Message::Refused { .. }
+            | Message::Ending { .. }
+            | Message::Wait { .. }
+            | Message::Done { .. } => Deed::Connect,
+        };
+        let who = Who::Node(from);
+        let allowed = may(&self.members, &who, deed);
+        let ticket = self.ticket();
+        self.replies.insert(ticket, reply);
+        match allowed {
+            Ok(()) => self.tell(Input::Asked { from, ticket, message }),
+            Err(denied) => {
+                self.denied(&who, access::Deed::Ask, access::What::Session { session }, denied);
+                self.reply(ticket, &Message::refused(session, denied.to_string()));
+            }
+        }
+    }
+
+    /// Whether a person may have this; a refusal is reported.
+    pub(super) fn wanted(&mut self, who: &Who, request: &Request) -> Result<(), Denied> {
+        let (deed, logged) = match request {
+            Request::Status | Request::Stats | Request::SessionList | Request::SessionShow { .. } => {
+                (Deed::See, access::Deed::Ask)
+            }
+            Request::SessionStart { .. } => (Deed::Start, access::Deed::Session),
+            Request::SessionEnd { .. } => (Deed::End, access::Deed::Session),
+            Request::SessionRemove { .. } => (Deed::Remove, access::Deed::Session),
+            Request::Checkpoint { .. } => (Deed::Copy, access::Deed::Copy),
+            Request::Exporting { .. } => (Deed::Read, access::Deed::Export),
+            Request::AccessLog { .. } => (Deed::ReadLog, access::Deed::Ask),
+            Request::RosterSet { .. } => (Deed::HandIn, access::Deed::Roster),
+            Request::Stop => (Deed::Stop, access::Deed::Ask),
+        };
+        let door = match who {
+            Who::Account { .. } | Who::Browser => access::Door::Page,
+            Who::Owner | Who::Node(_) => access::Door::Socket,
+        };
+        may(&self.members, who, deed)
+            .inspect_err(|denied| self.denied(who, logged, access::What::Door { door }, *denied))
+    }
+}
