@@ -1,4 +1,4 @@
-//! `diemcau session`: four requests to the running node and their answers in words. The two that only read are answered from
+//! `diemcau session`: five requests to the running node and their answers in words. The two that only read are answered from
 //! the archive when the node is stopped.
 
 use std::path::Path;
@@ -41,6 +41,18 @@ enum What {
         #[command(flatten)]
         format: Format,
     },
+    /// Remove a point from a session that this point is central of; the others go on with a key it is not given
+    Remove {
+        /// Its name or node id
+        point: String,
+        /// The session's id, or the beginning of it [default: the running one]
+        #[arg(long)]
+        session: Option<String>,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        format: Format,
+    },
     /// List the sessions this point knows, oldest first
     List(Listing),
     /// Show one session with its journal
@@ -51,6 +63,9 @@ pub(crate) fn main(args: Args) -> Result<()> {
     match args.what {
         What::Start { title, points, data, format } => one(&data, format, &Request::SessionStart { title, points }),
         What::End { session, data, format } => one(&data, format, &Request::SessionEnd { session }),
+        What::Remove { point, session, data, format } => {
+            one(&data, format, &Request::SessionRemove { point, session })
+        }
         What::Show(One { session, data, format }) => one(&data, format, &Request::SessionShow { session }),
         What::List(Listing { data, format }) => match ask(&data, &Request::SessionList)? {
             Response::Sessions { sessions } if format.json => Ok(output::json(&sessions)?),
