@@ -1,11 +1,14 @@
 //! Whole nodes in one process, over real sockets: what a session between three points leaves behind.
 
+mod gate;
+mod removal;
+
 use std::path::{Path, PathBuf};
 
 use store::archive::Archive;
 use store::id::TrackId;
 use store::record::Record;
-use store::roster::Point;
+use store::roster::{Point, Right};
 use tokio::task::JoinHandle;
 use toml::Value;
 
@@ -19,11 +22,16 @@ struct Node {
     task: JoinHandle<Result<(), Error>>,
 }
 
-/// Keys and a common roster for three points, in folders of their own.
+/// Keys and a common roster for three points that may chair, in folders of their own.
 fn set_up(base: &Path) -> Vec<PathBuf> {
+    set_up_with(base, [&[Right::Chair]; 3])
+}
+
+/// The same with these rights.
+fn set_up_with(base: &Path, rights: [&[Right]; 3]) -> Vec<PathBuf> {
     let folders: Vec<PathBuf> = (1..=3).map(|n| base.join(n.to_string())).collect();
     let mut points = Vec::new();
-    for (folder, name) in folders.iter().zip(["Trung tâm", "Xã Tân Phú", "Xã Kim Thành"]) {
+    for ((folder, name), rights) in folders.iter().zip(["Trung tâm", "Xã Tân Phú", "Xã Kim Thành"]).zip(rights) {
         let (identity, _) = Identity::load_or_create(folder).expect("a folder of our own");
         points.push(Point {
             node: identity.id(),
@@ -31,7 +39,7 @@ fn set_up(base: &Path) -> Vec<PathBuf> {
             name: name.into(),
             level: String::new(),
             zone: String::new(),
-            rights: [Right::Chair].into(),
+            rights: rights.iter().copied().collect(),
             addresses: vec![],
             replaces: None,
         });
