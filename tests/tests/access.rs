@@ -6,14 +6,15 @@ use std::path::Path;
 use bytes::Bytes;
 use node::config;
 use node::control::access::AccessLine;
-use node::identity::Identity;
+use node::identity::{Identity, roster};
 use store::archive::{Archive, Logbook};
 use store::db::rocks::Rocks;
 use store::db::{Batch, Db, Durability};
 use store::id::{Hash, SessionId};
+use store::roster::Right;
 use store::schema::{self, Column, Store};
 use store::session::{Head, Member, Period, State};
-use tests::office::{Point, found};
+use tests::office::{Point, entry, found};
 use tests::program::{Call, Finished, Folder};
 
 /// A point whose archive has a session with nothing in it.
@@ -87,6 +88,30 @@ fn an_export_that_cannot_be_written_down_is_not_made() {
     assert!(!folder.join("films").exists());
     drop(taken);
     assert_eq!(log(&point.data, &[]), []);
+}
+
+#[test]
+fn a_point_without_the_right_to_read_exports_nothing_and_the_log_says_who_tried() {
+    let folder = Folder::new();
+    let mut point = point(&folder);
+    let mut own = entry(&point.data, "Xã Kim Thành");
+    own.rights.remove(&Right::Read);
+    let membership = roster::for_good("Thử", vec![own]).expect("a good roster");
+    // Under another authority than the one before, so with an archive that has not seen that.
+    roster::save(&point.data, &membership).expect("room for a roster");
+    let refused = |data: &Path| {
+        let done = export(data, 5);
+        assert!(done.stderr.contains("lacks the right \"read\""), "{done}");
+        assert!(!folder.join("films").exists());
+    };
+    refused(&point.data);
+    point.run(&["--port", "0"]);
+    refused(&point.data);
+    Call::new(["archive", "show", "last"]).data(&point.data).run().succeeded();
+    point.stop();
+    let lines = log(&point.data, &["--refused"]);
+    let told = |line: &AccessLine| (line.by.clone(), line.deed.clone(), line.times);
+    assert_eq!(lines.iter().map(told).collect::<Vec<_>>(), vec![("local".into(), "export".into(), 1); 2]);
 }
 
 #[test]
