@@ -24,14 +24,14 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     cbor,
-    db::{self, Batch, Db, Durability, rocks::Rocks},
+    db::{self, Batch, Db, Durability, Loss, rocks::Rocks},
     id::{GroupId, Hash, NodeId, SEQ_MAX, SessionId, TrackId},
     inventory::{Have, Page},
     journal::Entry,
     keys::{Epoch, Wrap},
     record::Record,
     schema::{self, Column, Store},
-    session::{self, Head},
+    session::{self, Head, State},
     signed::Signed,
 };
 
@@ -75,6 +75,14 @@ pub enum Error {
     /// All numbers of the session are used.
     #[error("session {0} has no group numbers left")]
     Exhausted(SessionId),
+    /// One of the two databases is damaged as a whole. `meta` is the truth: restore it. `media` can be fetched again.
+    #[error("the archive's database {} is damaged: {what}", .store.name())]
+    Broken {
+        /// Which.
+        store: Store,
+        /// What was found.
+        what: String,
+    },
     /// The archive was opened for reading.
     #[error("the archive was opened for reading only")]
     ReadOnly,
@@ -170,19 +178,33 @@ pub struct Sessions {
 pub struct Archive {
     meta: Arc<dyn Db>,
     media: Arc<dyn Db>,
-    writing: Mutex<()>,
+    writing: Mutex<Writing>,
     /// The access log's turn.
     logging: Arc<Mutex<()>>,
     read_only: bool,
+    loss: Option<Loss>,
+}
+
+/// What the one who writes remembers from one write to the next.
+#[derive(Debug, Default)]
+struct Writing {
+    /// Groups stored since they were last counted, by session. Every session in it is marked in [`Column::Touched`].
+    fresh: BTreeMap<SessionId, u64>,
 }
 
 impl Archive {
     /// Opens the archive in `dir` for writing, and makes it (for its owner's eyes only) if it is not there. One
-    /// process at a time can: [`db::Error::Busy`].
+    /// process at a time can: [`db::Error::Busy`]. If `media` lost something it is opened nevertheless: see
+    /// [`Archive::loss`] and [`Archive::lost`].
     pub fn open(dir: &Path) -> Result<Self, Error> {
         make_private(dir)?;
-        let open = |store: Store| Rocks::open(store, &dir.join(store.name()));
-        Archive::over(Arc::new(open(Store::Meta)?), Arc::new(open(Store::Media)?))
+        let open = |store: Store| Rocks::open(store, &dir.join(store.name())).map_err(broken(store));
+        let (meta, _) = open(Store::Meta)?;
+        let (media, loss) = open(Store::Media)?;
+        if let Some(Loss { changes }) = loss {
+            tracing::error!(changes, "the log of recorded groups was damaged: what could be read of it was kept");
+        }
+        Archive::start(Arc::new(meta), Arc::new(media), loss)
     }
 
     /// Opens an archive for reading, as it is at this moment, even while a node writes it.
@@ -190,13 +212,14 @@ impl Archive {
         if ![Store::Meta, Store::Media].iter().all(|store| dir.join(store.name()).join("CURRENT").is_file()) {
             return Err(Error::Absent(dir.to_owned()));
         }
-        let open = |store: Store| Rocks::open_read_only(store, &dir.join(store.name()));
+        let open = |store: Store| Rocks::open_read_only(store, &dir.join(store.name())).map_err(broken(store));
         let archive = Archive {
             meta: Arc::new(open(Store::Meta)?),
             media: Arc::new(open(Store::Media)?),
-            writing: Mutex::new(()),
+            writing: Mutex::default(),
             logging: Arc::default(),
             read_only: true,
+            loss: None,
         };
         check_layout(&*archive.meta)?;
         Ok(archive)
@@ -204,9 +227,22 @@ impl Archive {
 
     /// An archive on two databases of the caller's.
     pub fn over(meta: Arc<dyn Db>, media: Arc<dyn Db>) -> Result<Self, Error> {
+        Archive::start(meta, media, None)
+    }
+
+    fn start(meta: Arc<dyn Db>, media: Arc<dyn Db>, loss: Option<Loss>) -> Result<Self, Error> {
         set_layout(&*meta)?;
         check_layout(&*meta)?;
-        Ok(Archive { meta, media, writing: Mutex::new(()), logging: Arc::default(), read_only: false })
+        let (writing, logging) = (Mutex::default(), Arc::default());
+        let archive = Archive { meta, media, writing, logging, read_only: false, loss };
+        archive.look_through()?;
+        Ok(archive)
+    }
+
+    /// What was found lost when the archive was opened. Which groups it was is known as far as [`Archive::lost`] names them;
+    /// the newest may be known to nobody here.
+    pub fn loss(&self) -> Option<Loss> {
+        self.loss
     }
 
     /// Copies the archive's present state into `dir`, which must not exist, on the same disk: files are shared, so it
@@ -221,12 +257,12 @@ impl Archive {
     }
 
     /// Takes the turn to write.
-    fn write(&self) -> Result<MutexGuard<'_, ()>, Error> {
+    fn write(&self) -> Result<MutexGuard<'_, Writing>, Error> {
         if self.read_only { Err(Error::ReadOnly) } else { Ok(self.lock()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        // The guarded value is nothing, so a writer that panicked left nothing half done in it.
+    fn lock(&self) -> MutexGuard<'_, Writing> {
+        // A writer that panicked left a count that may be too low, which makes the next one late.
         self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -236,7 +272,7 @@ impl Archive {
     /// Stores groups in one synced batch and gives how many were new. Storing a group again does nothing. If one of
     /// them differs from what is stored under its name, nothing of the batch is stored and the error names it.
     pub fn put_groups(&self, records: &[Record]) -> Result<usize, Error> {
-        let _writing = self.write()?;
+        let mut writing = self.write()?;
         let mut batch = Batch::new();
         let mut pages: BTreeMap<(SessionId, TrackId, u32), Page> = BTreeMap::new();
         let mut fresh: BTreeMap<GroupId, Hash> = BTreeMap::new();
@@ -264,9 +300,15 @@ impl Archive {
         for ((session, track, number), page) in &pages {
             batch.put(Column::Have, &schema::page_key(session, *track, *number), page.encode());
         }
+        let mut sessions: BTreeMap<SessionId, u64> = BTreeMap::new();
+        for id in fresh.keys() {
+            *sessions.entry(id.session).or_default() += 1;
+        }
+        sessions.keys().try_for_each(|session| self.touch(&mut writing, session))?;
         if !batch.is_empty() {
             self.media.write(batch, Durability::Synced)?;
         }
+        sessions.iter().for_each(|(session, groups)| self.stored(&mut writing, session, *groups));
         Ok(fresh.len())
     }
 
@@ -467,6 +509,11 @@ impl Archive {
         head.check()?;
         let mut batch = Batch::new();
         batch.put(Column::Sessions, head.id.as_bytes(), head.encode());
+        if head.state == State::Ended
+            && let Err(error) = self.count(&head.id, &mut batch)
+        {
+            tracing::warn!(session = %head.id, %error, "what is stored of an ended session could not be counted");
+        }
         Ok(self.meta.write(batch, Durability::Synced)?)
     }
 
@@ -592,6 +639,14 @@ impl Archive {
     }
 }
 
+/// Gives damage to a whole database the name of that database.
+fn broken(store: Store) -> impl Fn(db::Error) -> Error {
+    move |error| match error {
+        db::Error::Damaged(what) => Error::Broken { store, what },
+        error => error.into(),
+    }
+}
+
 /// Version of the values in [`Column::Reserved`].
 const RESERVED_VERSION: u8 = 1;
 
@@ -624,6 +679,8 @@ fn make_private(dir: &Path) -> Result<(), Error> {
         _ => db::Error::Other(format!("{}: {error}", dir.display())).into(),
     })
 }
+
+mod kept;
 
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,13 @@ pub enum Error {
     Other(String),
 }
 
+/// What a database lost that it had acknowledged, found when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// How many changes, such as one value set, as far as they are known to have been.
+    pub changes: u64,
+}
+
 /// Changes that happen together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -112,6 +119,10 @@ pub trait Db: Send + Sync + fmt::Debug {
     /// # Panics
     /// For [`Column::Groups`], as above.
     fn last(&self, column: Column) -> Result<Option<(Vec<u8>, Bytes)>, Error>;
+
+    /// Moves everything out of the log, which a damaged byte harms most, into files that are checked piece by piece. For
+    /// the end of a program: it may take some seconds.
+    fn settle(&self) -> Result<(), Error>;
 
     /// Makes a copy of the present state in a folder that does not exist yet, on the same disk, sharing files.
     fn checkpoint(&self, dir: &Path) -> Result<(), Error>;

@@ -4,7 +4,11 @@
 //! enough to send whole, and no tree of hashes or set reconciliation is needed. What is missing is asked for as ranges,
 //! and a caller says how many it wants: a peer that claims a far head cannot make us list a gap per group.
 
-use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::RangeInclusive,
+};
 
 use crate::id::SEQ_MAX;
 
@@ -137,6 +141,32 @@ impl Have {
     /// How many groups there are.
     pub fn len(&self) -> u64 {
         self.pages.values().map(Page::len).sum()
+    }
+
+    /// Adds all groups of another inventory.
+    pub fn merge(&mut self, other: &Have) {
+        for (number, page) in &other.pages {
+            let mine = self.pages.entry(*number).or_insert(Page::EMPTY);
+            mine.0.iter_mut().zip(page.0).for_each(|(mine, word)| *mine |= word);
+        }
+    }
+
+    /// The groups that are here and not in another inventory.
+    pub fn without(&self, other: &Have) -> Have {
+        let left = self.pages.iter().map(|(number, page)| {
+            let other = other.pages.get(number).unwrap_or(&Page::EMPTY);
+            (*number, Page(std::array::from_fn(|word| page.0[word] & !other.0[word])))
+        });
+        Have::from_pages(left)
+    }
+
+    /// Its pages that are not the same in another inventory, by number; an empty one where only the other has one.
+    pub fn pages_unlike<'a>(&'a self, other: &'a Have) -> impl Iterator<Item = (u32, &'a Page)> {
+        let numbers: BTreeSet<u32> = self.pages.keys().chain(other.pages.keys()).copied().collect();
+        numbers.into_iter().filter_map(move |number| {
+            let page = |have: &'a Have| have.pages.get(&number).unwrap_or(&Page::EMPTY);
+            (page(self) != page(other)).then(|| (number, page(self)))
+        })
     }
 
     /// Whether there are none.
@@ -383,6 +413,18 @@ mod tests {
             let expected: BTreeSet<_> = (within.0..=within.1).filter(|seq| !seqs.contains(seq)).collect();
             prop_assert_eq!(missing, expected);
             prop_assert_eq!(Have::decode(&have.encode()), Ok(have.clone()));
+            let within: Have = (within.0..=within.1).collect();
+            let left = seqs.iter().copied().filter(|seq| !within.contains(*seq)).collect::<Have>();
+            prop_assert_eq!(have.without(&within), left.clone());
+            let mut sum = left;
+            sum.merge(&have);
+            prop_assert_eq!(&sum, &have);
+            prop_assert_eq!(have.without(&have), Have::new());
+            let changes = within.pages_unlike(&have).map(|(number, page)| (number, page.clone()));
+            let unlike: BTreeMap<u32, Page> = changes.collect();
+            let mut pages = have.pages.clone();
+            pages.extend(unlike);
+            prop_assert_eq!(&Have::from_pages(pages), &within);
             for (number, page) in &have.pages {
                 prop_assert_eq!(Page::decode(&page.encode()), Ok(page.clone()), "page {}", number);
             }

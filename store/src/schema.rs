@@ -54,6 +54,10 @@ pub enum Column {
     /// `meta` — number counted down from 2^64 - 1 (8), so that the newest comes first → signed roster. Every one this
     /// node has worked with.
     Rosters,
+    /// `meta` — session (16), track (2) → inventory of the groups that were ever stored here, as last counted.
+    Kept,
+    /// `meta` — session (16) → nothing: groups were stored in it since the last clean stop.
+    Touched,
     /// `media` — session (16), track (2), number (8) → group record. The only column with values too large to be
     /// read in passing; it is never scanned.
     Groups,
@@ -67,7 +71,7 @@ pub enum Column {
 
 impl Column {
     /// All columns.
-    pub const ALL: [Column; 11] = [
+    pub const ALL: [Column; 13] = [
         Column::Config,
         Column::Sessions,
         Column::Journal,
@@ -75,6 +79,8 @@ impl Column {
         Column::Reserved,
         Column::Access,
         Column::Rosters,
+        Column::Kept,
+        Column::Touched,
         Column::Groups,
         Column::Addresses,
         Column::Have,
@@ -91,6 +97,8 @@ impl Column {
             Column::Reserved => "rsv",
             Column::Access => "acc",
             Column::Rosters => "ros",
+            Column::Kept => "kept",
+            Column::Touched => "tch",
             Column::Groups => "grp",
             Column::Addresses => "adr",
             Column::Have => "have",
@@ -107,7 +115,9 @@ impl Column {
             | Column::Wraps
             | Column::Reserved
             | Column::Access
-            | Column::Rosters => Store::Meta,
+            | Column::Rosters
+            | Column::Kept
+            | Column::Touched => Store::Meta,
             Column::Groups | Column::Addresses | Column::Have | Column::Parts => Store::Media,
         }
     }
@@ -134,7 +144,7 @@ pub fn parse_group_key(key: &[u8]) -> Option<GroupId> {
     })
 }
 
-/// What all keys of a track in `media` begin with.
+/// Key in [`Column::Kept`], and what all keys of a track in `media` begin with.
 pub fn track_prefix(session: &SessionId, track: TrackId) -> [u8; 18] {
     let mut key = [0; 18];
     key[..16].copy_from_slice(session.as_bytes());
@@ -214,7 +224,7 @@ mod tests {
         assert_eq!(parse_wrap_key(&wrap), Some((2, NodeId::from_bytes([0xbb; 32]))));
         assert_eq!(parse_wrap_key(&wrap[1..]), None);
         let names: Vec<_> = Column::ALL.map(Column::name).into();
-        assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "acc", "ros", "grp", "adr", "have", "part"]);
+        assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have", "part"]);
     }
 
     #[test]

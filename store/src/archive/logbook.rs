@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Archive, Error, check_layout, make_private};
+use super::{Archive, Error, broken, check_layout, make_private};
 use crate::{
     access::{Access, Chain},
     db::{Batch, Db, Durability, rocks::Rocks},
@@ -51,7 +51,7 @@ impl Logbook {
     /// node has the archive: [`crate::db::Error::Busy`].
     pub fn open(dir: &Path) -> Result<Self, Error> {
         make_private(dir)?;
-        let meta = Rocks::open(Store::Meta, &dir.join(Store::Meta.name()))?;
+        let (meta, _) = Rocks::open(Store::Meta, &dir.join(Store::Meta.name())).map_err(broken(Store::Meta))?;
         Logbook::over(Arc::new(meta))
     }
 
@@ -60,9 +60,9 @@ impl Logbook {
         if !dir.join(Store::Meta.name()).join("CURRENT").is_file() {
             return Err(Error::Absent(dir.to_owned()));
         }
-        let meta: Arc<dyn Db> = Arc::new(Rocks::open_read_only(Store::Meta, &dir.join(Store::Meta.name()))?);
-        check_layout(&*meta)?;
-        Ok(Logbook { meta, writing: Arc::default(), read_only: true })
+        let meta = Rocks::open_read_only(Store::Meta, &dir.join(Store::Meta.name())).map_err(broken(Store::Meta))?;
+        check_layout(&meta)?;
+        Ok(Logbook { meta: Arc::new(meta), writing: Arc::default(), read_only: true })
     }
 
     fn over(meta: Arc<dyn Db>) -> Result<Self, Error> {
@@ -88,6 +88,11 @@ impl Logbook {
             self.meta.write(batch, Durability::Synced)?;
         }
         Ok(())
+    }
+
+    /// Ends the work of this program with the log: see [`Archive::settle`], which does it for a whole archive.
+    pub fn settle(&self) -> Result<(), Error> {
+        Ok(self.meta.settle()?)
     }
 
     fn end(&self, node: NodeId) -> Result<Chain, Error> {

@@ -147,6 +147,10 @@ impl Db for Memory {
         }
     }
 
+    fn settle(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn checkpoint(&self, _dir: &Path) -> Result<(), Error> {
         Err(Error::Other("a database in memory has no files to share".into()))
     }

@@ -5,22 +5,32 @@
 //! groups again and again and, on a full disk, left no way to open. A session leaves by a range delete and
 //! compaction, which frees whole files. An iterator reads every blob it passes and stops at a damaged one, so groups are
 //! never scanned: their addresses and bitmaps are columns of their own with small values.
+//!
+//! The log is looked through before RocksDB sees it ([`log`]), and what it must have brought is compared with what it
+//! brought ([`mark`]), because RocksDB drops what follows a damaged byte and says nothing. `meta` is then not opened, as it
+//! is the truth; of `media` all that can be read is taken, and the loss is told.
+
+mod crc32c;
+mod log;
+mod mark;
 
 use std::{
     fmt,
     ops::ControlFlow,
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompressionType,
-    DBRecoveryMode, DBWithThreadMode, ErrorKind, MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
-    checkpoint::Checkpoint,
+    DBRecoveryMode, DBWithThreadMode, ErrorKind, FlushOptions, MultiThreaded, Options, ReadOptions, WriteBatch,
+    WriteOptions, checkpoint::Checkpoint,
 };
 
-use super::{Batch, Change, Db, Durability, Error, Visitor, refuse_to_scan_groups};
+use self::{log::Survey, mark::Mark};
+use super::{Batch, Change, Db, Durability, Error, Loss, Visitor, refuse_to_scan_groups};
 use crate::schema::{Column, Store};
 
 const MIB: usize = 1 << 20;
@@ -48,19 +58,26 @@ pub struct Rocks {
     db: DBWithThreadMode<MultiThreaded>,
     store: Store,
     free_min: u64,
+    /// None when opened for reading. Held during a write, so that the number written down is that of a write that is done.
+    mark: Option<Mutex<Mark>>,
 }
 
 impl Rocks {
-    /// Opens the database in `dir` for writing, and makes it if it is not there. One process at a time can.
-    pub fn open(store: Store, dir: &Path) -> Result<Self, Error> {
-        let open = |options: &Options| {
-            DBWithThreadMode::open_cf_descriptors(options, dir, columns(store)).map_err(error).map(|db| Rocks {
-                db,
-                store,
-                free_min: FREE_MIN,
-            })
-        };
+    /// Opens the database in `dir` for writing, and makes it if it is not there. One process at a time can. A damaged
+    /// `meta` is [`Error::Damaged`]; of a damaged `media` all that can be read is there, and what is not is told.
+    pub fn open(store: Store, dir: &Path) -> Result<(Self, Option<Loss>), Error> {
+        let survey = log::survey(dir).map_err(|error| unreadable(dir, &error))?;
+        if survey.is_damaged() {
+            if store == Store::Meta {
+                return Err(damaged(dir));
+            }
+            survey.mend().map_err(|error| unreadable(dir, &error))?;
+        }
         let mut options = instance();
+        let marked = mark::read(dir);
+        let open = |options: &Options| {
+            DBWithThreadMode::<MultiThreaded>::open_cf_descriptors(options, dir, columns(store)).map_err(error)
+        };
         // Opening writes the log's groups (up to 192 MiB) to a blob file. It would keep to the rate too, and a node
         // that restarts in mid-session would be away for ten seconds; so that is done first, at the disk's speed.
         if has_log(dir) {
@@ -69,16 +86,34 @@ impl Rocks {
         if store == Store::Media {
             options.set_ratelimiter(BACKGROUND_RATE_MAX, 100_000, 10);
         }
-        open(&options)
+        let db = open(&options)?;
+        let here = db.latest_sequence_number();
+        let changes = survey.missing.saturating_add(beyond(here, marked, &survey));
+        let loss = (changes > 0 || survey.is_damaged()).then_some(Loss { changes });
+        if let Some(loss) = loss.filter(|_| store == Store::Meta) {
+            return Err(cut(dir, loss.changes));
+        }
+        let mark = Mark::set(dir, here).map_err(|error| unreadable(dir, &error))?;
+        Ok((Rocks { db, store, free_min: FREE_MIN, mark: Some(Mutex::new(mark)) }, loss))
     }
 
     /// Opens the database in `dir` as it is at this moment, for reading, even while another process writes. What is
-    /// written afterwards is not seen, and once the writer compacts, files may vanish: then open again.
+    /// written afterwards is not seen, and once the writer compacts, files may vanish: then open again. A damaged one is
+    /// [`Error::Damaged`]: only a writer can mend it.
     pub fn open_read_only(store: Store, dir: &Path) -> Result<Self, Error> {
+        // Before the database, or the writer may have gone on in between.
+        let marked = mark::read(dir);
+        let survey = log::survey(dir).map_err(|error| unreadable(dir, &error))?;
+        if survey.is_damaged() {
+            return Err(damaged(dir));
+        }
         let log_may_exist = false;
         let db = DBWithThreadMode::open_cf_descriptors_read_only(&instance(), dir, columns(store), log_may_exist)
             .map_err(error)?;
-        Ok(Rocks { db, store, free_min: FREE_MIN })
+        match beyond(db.latest_sequence_number(), marked, &survey) {
+            0 => Ok(Rocks { db, store, free_min: FREE_MIN, mark: None }),
+            changes => Err(cut(dir, changes)),
+        }
     }
 
     /// Refuses what would take space that is needed to put away what is in memory. Deletes are let through.
@@ -100,7 +135,7 @@ impl Rocks {
         writes
     }
 
-    fn column(&self, column: Column) -> std::sync::Arc<BoundColumnFamily<'_>> {
+    fn column(&self, column: Column) -> Arc<BoundColumnFamily<'_>> {
         assert!(column.store() == self.store, "each column is asked for in its own database");
         self.db.cf_handle(column.name()).expect("all columns are opened with their database")
     }
@@ -117,7 +152,8 @@ fn instance() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // What a power cut leaves half written at the end of the log is dropped; anything worse is an error.
+    // What a power cut leaves half written at the end of the log is dropped. So would be all that follows a damaged byte,
+    // which is why the log was looked through before.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_max_total_wal_size(256 * MIB as u64);
     options.set_recycle_log_file_num(0);
@@ -131,10 +167,25 @@ fn instance() -> Options {
 
 /// Whether a log in `dir` holds writes that are in no table yet.
 fn has_log(dir: &Path) -> bool {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "log"))
-        .any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
+    let logs = log::logs(dir).unwrap_or_default();
+    logs.iter().any(|path| path.metadata().is_ok_and(|metadata| metadata.len() > 0))
+}
+
+/// How many changes are known of that a database whose last change has the number `here` does not have.
+fn beyond(here: u64, marked: Option<u64>, survey: &Survey) -> u64 {
+    marked.max(survey.last).unwrap_or(0).saturating_sub(here)
+}
+
+fn damaged(dir: &Path) -> Error {
+    Error::Damaged(format!("a log in {} cannot be read in the middle", dir.display()))
+}
+
+fn cut(dir: &Path, changes: u64) -> Error {
+    Error::Damaged(format!("the last {changes} changes in {} are gone, though they were written", dir.display()))
+}
+
+fn unreadable(dir: &Path, error: &std::io::Error) -> Error {
+    Error::Other(format!("{}: {error}", dir.display()))
 }
 
 /// The columns of an instance with their options. A column this program does not know fails the opening.
@@ -187,7 +238,7 @@ fn free_space(_dir: &Path) -> Result<u64, Error> {
     Ok(u64::MAX)
 }
 
-/// RocksDB gives some reasons as text only: a full disk and a taken lock are known by their words.
+/// RocksDB gives some reasons as text only: a full disk, a lost file and a taken lock are known by their words.
 fn error(error: rocksdb::Error) -> Error {
     let kind = error.kind();
     let text = error.into_string();
@@ -195,6 +246,7 @@ fn error(error: rocksdb::Error) -> Error {
         ErrorKind::Corruption => Error::Damaged(text),
         ErrorKind::Incomplete => Error::Stalled,
         _ if text.contains("No space left on device") || text.contains("Out of space") => Error::Full,
+        ErrorKind::IOError if text.contains("No such file or directory") => Error::Damaged(text),
         ErrorKind::IOError if text.contains("lock ") && text.contains("LOCK") => Error::Busy,
         _ => Error::Other(text),
     }
@@ -207,15 +259,27 @@ impl Db for Rocks {
         options.set_sync(durability == Durability::Synced);
         // Without this a write waits inside RocksDB until flushing can go on: for ever, on a full disk.
         options.set_no_slowdown(true);
+        let mark = self.mark.as_ref().ok_or_else(|| Error::Other("opened for reading only".into()))?;
+        let mut mark = mark.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         loop {
             match self.db.write_opt(self.writes(&batch), &options) {
                 Err(error) if error.kind() == ErrorKind::Incomplete && began.elapsed() < STALL_MAX => {
                     std::thread::sleep(STALL_STEP);
                 }
-                result => return result.map_err(error),
+                result => {
+                    result.map_err(error)?;
+                    break;
+                }
             }
         }
+        if durability == Durability::Synced
+            && let Err(error) = mark.write(self.db.latest_sequence_number())
+        {
+            // The write is done. What is lost is that the loss of it would be noticed.
+            tracing::warn!(database = self.store.name(), %error, "the last write could not be noted down");
+        }
+        Ok(())
     }
 
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Error> {
@@ -249,6 +313,13 @@ impl Db for Rocks {
         Ok(last)
     }
 
+    fn settle(&self) -> Result<(), Error> {
+        let columns: Vec<_> = self.store.columns().map(|column| self.column(column)).collect();
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db.flush_cfs_opt(&columns.iter().collect::<Vec<_>>(), &options).map_err(error)
+    }
+
     fn checkpoint(&self, dir: &Path) -> Result<(), Error> {
         // The log is copied rather than flushed: a flush for every checkpoint would leave a small blob file each time.
         let without_flush = u64::MAX;
@@ -258,26 +329,4 @@ impl Db for Rocks {
 }
 
 #[cfg(all(test, unix))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn near_a_full_disk_only_deletes_are_let_through() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut db = Rocks::open(Store::Media, dir.path()).unwrap();
-        let mut put = Batch::new();
-        put.put(Column::Have, b"a", &b"1"[..]);
-        db.write(put.clone(), Durability::Synced).unwrap();
-
-        db.free_min = u64::MAX;
-        let mut delete = Batch::new();
-        delete.delete(Column::Have, b"a");
-        assert_eq!(db.write(put.clone(), Durability::Synced), Err(Error::Full));
-        db.write(delete, Durability::Synced).unwrap();
-        assert_eq!(db.get(Column::Have, b"a"), Ok(None));
-
-        db.free_min = 0;
-        db.write(put, Durability::Synced).unwrap();
-        assert!(db.get(Column::Have, b"a").unwrap().is_some());
-    }
-}
+mod tests;

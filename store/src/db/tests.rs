@@ -9,7 +9,7 @@ use crate::schema::Store;
 fn on_both(check: impl Fn(&dyn Db)) {
     check(&Memory::new());
     let dir = tempfile::tempdir().unwrap();
-    check(&Rocks::open(Store::Media, dir.path()).unwrap());
+    check(&Rocks::open(Store::Media, dir.path()).unwrap().0);
 }
 
 fn put(db: &dyn Db, column: Column, key: &[u8], value: &'static [u8]) {
@@ -112,14 +112,14 @@ fn a_range_is_deleted_up_to_its_end() {
 #[should_panic(expected = "groups are read by key")]
 fn rocksdb_is_never_asked_to_scan_groups() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Rocks::open(Store::Media, dir.path()).unwrap();
+    let (db, _) = Rocks::open(Store::Media, dir.path()).unwrap();
     let _ = db.scan(Column::Groups, b"", None, &mut |_, _| ControlFlow::Continue(()));
 }
 
 #[test]
 fn threads_may_share_a_database() {
     let dir = tempfile::tempdir().unwrap();
-    let db: Arc<dyn Db> = Arc::new(Rocks::open(Store::Media, dir.path()).unwrap());
+    let db: Arc<dyn Db> = Arc::new(Rocks::open(Store::Media, dir.path()).unwrap().0);
     std::thread::scope(|scope| {
         for thread in 0..4u8 {
             let db = db.clone();
