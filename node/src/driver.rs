@@ -356,6 +356,10 @@ impl Driver {
         }
         dialled.into_keys().for_each(|node| media.hang_up(node));
         mesh.stop().await;
+        // Nobody waits for this but whoever stopped us.
+        if tokio::task::spawn_blocking(move || vault.settle()).await.is_err() {
+            tracing::error!("leaving the archive in order failed");
+        }
     }
 
     fn mesh_event(&mut self, event: mesh::Event) {

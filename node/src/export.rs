@@ -204,7 +204,9 @@ impl Error {
             Self::Missing(_) | Self::Point { .. } | Self::Empty(_) | Self::Archive(A::Absent(_)) => Fault::Missing,
             Self::NoKey(_) => Fault::Refused,
             Self::Key { .. } => Fault::Damaged,
-            Self::Archive(A::Damaged(_) | A::Unreadable(_) | A::Storage(db::Error::Damaged(_))) => Fault::Damaged,
+            Self::Archive(A::Damaged(_) | A::Unreadable(_) | A::Broken { .. } | A::Storage(db::Error::Damaged(_))) => {
+                Fault::Damaged
+            }
             Self::Archive(_) | Self::Disk { .. } | Self::Film { .. } | Self::Gallery { .. } => Fault::Failed,
         }
     }

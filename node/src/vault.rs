@@ -125,6 +125,13 @@ impl Vault {
             tracing::error!("the vault's thread panicked; what it had confirmed is on the disk");
         }
     }
+
+    /// Leaves the archive in order once nobody writes to it any more: the last thing a node does. May take some seconds.
+    pub fn settle(&self) {
+        if let Err(error) = self.archive.settle() {
+            tracing::warn!(%error, "the archive could not be left in order; what was confirmed is on the disk");
+        }
+    }
 }
 
 impl Shelf for Vault {

@@ -119,7 +119,8 @@ fn a_log_that_somebody_touched_is_shown_with_the_place_and_ends_with_4() {
     let folder = Folder::new();
     let mut point = point(&folder);
     (0..3).for_each(|_| drop(export(&point.data, 3)));
-    let meta = Rocks::open(Store::Meta, &config::archive(&point.data).join("meta")).expect("a stopped node's archive");
+    let (meta, _) =
+        Rocks::open(Store::Meta, &config::archive(&point.data).join("meta")).expect("a stopped node's archive");
     let entry = |n| meta.get(Column::Access, &schema::access_key(n)).expect("a disk that works").expect("an entry");
     let mut bytes = entry(1).to_vec();
     let at = bytes.len() - 80;

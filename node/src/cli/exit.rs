@@ -5,7 +5,9 @@ use std::io;
 
 use node::control::{self, Fault};
 use node::identity::{self, authority, roster};
-use node::{config, console, driver, export, mesh};
+use node::{config, console, driver, export, mesh, vault};
+use store::archive;
+use store::schema::Store;
 
 /// A command was not done, for a reason that is one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,7 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| error.downcast_ref().map(listening))
         .or_else(|| error.downcast_ref().map(page))
         .or_else(|| error.downcast_ref().map(source))
+        .or_else(|| error.downcast_ref().and_then(reading))
         .or_else(|| error.downcast_ref::<control::session::Error>().map(|error| fault(error.fault())))
         .or_else(|| error.downcast_ref::<export::Error>().map(|error| fault(error.fault())))
 }
@@ -74,10 +77,41 @@ fn starting(error: &driver::Error) -> Option<Verdict> {
         driver::Error::Mesh(error) => known(error),
         driver::Error::Console(error) => known(error),
         driver::Error::Source(error) => known(error),
+        driver::Error::Vault(vault::Error::Archive(_, error)) | driver::Error::Archive(error) => running_on(error),
         driver::Error::Name { .. } => Some(USAGE),
         _ => None,
     }
 }
+
+/// What became of an archive that a node was to run on.
+fn running_on(error: &archive::Error) -> Option<Verdict> {
+    match error {
+        archive::Error::Broken { store: Store::Meta, .. } => Some((4, Some(RESTORE))),
+        archive::Error::Broken { store: Store::Media, .. } => Some((
+            4,
+            Some(
+                "move the folder `media` out of the archive: the node begins an empty one, names what is missing, and asks \
+                 other points for it",
+            ),
+        )),
+        _ => None,
+    }
+}
+
+/// What became of an archive that a command was to read.
+fn reading(error: &archive::Error) -> Option<Verdict> {
+    match error {
+        archive::Error::Broken { store: Store::Meta, .. } => Some((4, Some(RESTORE))),
+        archive::Error::Broken { store: Store::Media, .. } => {
+            Some((4, Some("`diemcau run` takes up what can be read and names what is lost; then ask again")))
+        }
+        _ => None,
+    }
+}
+
+/// `meta` says what was recorded and holds the keys to it: nobody may guess at what it lacks.
+const RESTORE: &str = "keep the archive as it is, and put a backup of its folder `meta` in place; without one, move the whole \
+                       archive aside: the node begins an empty one, and the other points still hold what they kept";
 
 fn fault(fault: Fault) -> Verdict {
     match fault {
@@ -215,6 +249,12 @@ mod tests {
         assert_eq!(code(identity::Error::Missing("/x".into()).into()), 3);
         assert_eq!(code(driver::Error::from(identity::Error::Missing("/x".into())).into()), 3);
         assert_eq!(code(control::session::Error::Missing("x".into()).into()), 3);
+        for store in [Store::Meta, Store::Media] {
+            let broken = || archive::Error::Broken { store, what: "x".into() };
+            assert_eq!(code(driver::Error::Archive(broken()).into()), 4);
+            assert_eq!(code(driver::Error::Vault(vault::Error::Archive("/x".into(), broken())).into()), 4);
+            assert_eq!(code(control::session::Error::Archive(broken()).into()), 4);
+        }
         assert_eq!(code(codec::capture::Error::Spec("x".into()).into()), 2);
     }
 }

@@ -110,6 +110,12 @@ fn describe(status: &Status) -> String {
             size(disk.free),
             size(disk.total),
         ));
+        if disk.lost > 0 {
+            text.push_str(&format!("{} groups that were kept are lost from this disk: look at it\n", disk.lost));
+        }
+        if disk.damaged {
+            text.push_str("the archive's log was damaged when the node started, what could be read of it was kept: look at the disk\n");
+        }
     }
     let rows: Vec<Vec<String>> = status.points.iter().map(row).collect();
     text.push('\n');

@@ -113,6 +113,10 @@ pub struct Disk {
     pub groups: u64,
     /// Bytes of these groups.
     pub bytes: u64,
+    /// Groups that were kept and that the disk has no more.
+    pub lost: u64,
+    /// Whether the archive's log was damaged when the node started: what was written last before may be gone.
+    pub damaged: bool,
 }
 
 /// This machine's clock against the central point's.
@@ -273,7 +277,7 @@ mod tests {
             r#""addresses":["192.168.1.5:7400"],"mesh_port":7400,"media_port":7500,"console":"http://127.0.0.1:8080/","#,
             r#""started":1,"source":"pattern","source_lacks":null},"points":[{"name":"UBND xã Kim Thành","level":"commune","node":"ab","#,
             r#""online":true,"last_seen":2,"addresses":[],"rtt_ms":null}],"session":null,"#,
-            r#""disk":{"free":0,"total":0,"groups":0,"bytes":0},"#,
+            r#""disk":{"free":0,"total":0,"groups":0,"bytes":0,"lost":0,"damaged":false},"#,
             r#""clock":{"against":null,"offset_ms":null,"error_ms":null},"counters":{"pictures_captured":3}}"#,
         );
         assert_eq!(json, expected);

@@ -11,7 +11,7 @@ impl Disk {
         let system = rustix::fs::statvfs(folder)?;
         // What is kept back for the super-user is not free to us.
         let size = |blocks: u64| blocks.saturating_mul(system.f_frsize);
-        Ok(Self { free: size(system.f_bavail), total: size(system.f_blocks), groups, bytes })
+        Ok(Self { free: size(system.f_bavail), total: size(system.f_blocks), groups, bytes, ..Self::default() })
     }
 }
 

@@ -2,6 +2,7 @@
 //! The journal is checked as it is read; what does not continue the chain is not shown as having happened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use store::archive::{self, Archive, Totals};
@@ -15,7 +16,7 @@ use super::{Fault, JournalLine, Session, SessionPoint, State};
 /// Runs of missing groups counted in one gap: an hour of a track has 1,800 groups.
 const RUNS_MAX: usize = 100_000;
 
-/// What the journal calls missing, by track: first and last number, apart from one another.
+/// What is called missing, by track: first and last number.
 type Gaps = BTreeMap<TrackId, Vec<(u64, u64)>>;
 
 /// Why no session is shown.
@@ -43,7 +44,9 @@ impl Error {
         match self {
             Self::Missing(_) | Self::Archive(archive::Error::Absent(_)) => Fault::Missing,
             Self::Several { .. } => Fault::Refused,
-            Self::Archive(archive::Error::Damaged(_) | archive::Error::Unreadable(_)) => Fault::Damaged,
+            Self::Archive(
+                archive::Error::Damaged(_) | archive::Error::Unreadable(_) | archive::Error::Broken { .. },
+            ) => Fault::Damaged,
             Self::Archive(_) => Fault::Failed,
         }
     }
@@ -88,10 +91,13 @@ fn of(archive: &Archive, head: &Head) -> Result<Session, Error> {
     for track in archive.totals(&head.id)?.into_values() {
         totals += track;
     }
-    let (mut session, gaps) = tell(head, totals, archive.journal(&head.id, 0)?);
+    let (mut session, mut gaps) = tell(head, totals, archive.journal(&head.id, 0)?);
+    for (track, lost) in archive.lost(&head.id)? {
+        gaps.entry(track).or_default().extend(lost.runs().map(RangeInclusive::into_inner));
+    }
     for (track, missing) in gaps {
         let have = archive.have(&head.id, track)?;
-        let runs = missing.into_iter().flat_map(|(from, to)| have.missing(from..=to, RUNS_MAX));
+        let runs = apart(missing).into_iter().flat_map(|(from, to)| have.missing(from..=to, RUNS_MAX));
         session.gaps = runs.fold(session.gaps, |sum, run| sum.saturating_add(groups(*run.start(), *run.end())));
     }
     Ok(session)
@@ -133,9 +139,6 @@ fn tell(head: &Head, totals: Totals, journal: Vec<Bytes>) -> (Session, Gaps) {
         gaps: 0,
         journal: told.lines,
     };
-    for spans in told.gaps.values_mut() {
-        *spans = apart(std::mem::take(spans));
-    }
     (session, told.gaps)
 }
 
@@ -235,7 +238,7 @@ pub fn why(reason: GapReason) -> &'static str {
         GapReason::Shed => "the line was too slow",
         GapReason::NotMade => "they were never made",
         GapReason::LostAtSource => "the point has not got them either",
-        GapReason::Damaged => "they are damaged",
+        GapReason::Damaged => "they were here, and the disk has them no more as they were",
     }
 }
 
@@ -253,8 +256,13 @@ fn name(head: &Head, point: PointNumber) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use store::db::memory::Memory;
     use store::id::TrackKind;
-    use store::keys::NodeKey;
+    use store::keys::{NodeKey, SessionKey};
+    use store::record::Writer;
+    use store::seal::{Sealer, Start};
 
     use super::*;
 
@@ -316,6 +324,28 @@ mod tests {
         assert_eq!(broken.journal.len(), 2);
         assert!(broken.journal[1].event.contains("damaged from here on"));
         assert!(broken.points.iter().all(|point| !point.present));
+    }
+
+    #[test]
+    fn groups_that_this_disk_lost_are_gaps_though_no_journal_names_them() {
+        let key = NodeKey::generate();
+        let head = Head { state: session::State::Ended, ended_unix_ms: Some(1_795_327_600_000), ..head(&key) };
+        let meta = Arc::new(Memory::new());
+        let archive = Archive::over(meta.clone(), Arc::new(Memory::new())).unwrap();
+        let track = TrackId::new(number(0), TrackKind::Audio);
+        let secret = SessionKey::from_bytes(&[7; 32]);
+        let group = |seq| {
+            let sealer = Sealer::new(&secret, head.suite, head.id, key.id(), track, 0, Start::from_bits(seq));
+            Writer::new(sealer, seq, seq * 2_000_000).0.finish().record
+        };
+        archive.put_groups(&[group(0), group(1), group(2)]).unwrap();
+        archive.put_head(&head).unwrap();
+        assert_eq!(list(&archive).unwrap()[0].gaps, 0);
+        // Its other database is gone, and one group came back.
+        let archive = Archive::over(meta, Arc::new(Memory::new())).unwrap();
+        archive.put_groups(&[group(1)]).unwrap();
+        let [session] = &list(&archive).unwrap()[..] else { panic!("one session") };
+        assert_eq!((session.groups, session.gaps), (1, 2));
     }
 
     #[test]

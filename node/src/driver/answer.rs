@@ -8,6 +8,7 @@ use codec::capture::{self, Kind};
 use store::access::{Deed, What, Who};
 use store::archive::Archive;
 use store::id::{NodeId, SessionId};
+use store::inventory::Have;
 use store::keys::recovery_recipient;
 use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
@@ -256,16 +257,19 @@ impl Driver {
 
     fn disk(&self) -> Disk {
         let archive = self.vault.archive();
-        let (mut groups, mut bytes) = (0, 0);
+        let (mut groups, mut bytes, mut lost) = (0, 0, 0);
         block_in_place(|| {
             for head in archive.sessions().map(|sessions| sessions.heads).unwrap_or_default() {
                 for totals in archive.totals(&head.id).unwrap_or_default().into_values() {
                     groups += totals.groups;
                     bytes += totals.bytes;
                 }
+                lost += archive.lost(&head.id).unwrap_or_default().values().map(Have::len).sum::<u64>();
             }
         });
-        Disk::of(&self.config.archive(), groups, bytes).unwrap_or_else(|_| Disk { groups, bytes, ..Disk::default() })
+        let disk = Disk::of(&self.config.archive(), groups, bytes);
+        let disk = disk.unwrap_or_else(|_| Disk { groups, bytes, ..Disk::default() });
+        Disk { lost, damaged: archive.loss().is_some(), ..disk }
     }
 
     fn counted(&self) -> Counters {

@@ -1,7 +1,7 @@
 //! What of a session is in an archive, track by track, and what is not.
 //!
-//! Two things tell of a missing group: the journal, which says why, and a hole in the numbers between the first and the
-//! last group that are here, which says only that. Numbers may be left out at the source without anything being lost (a
+//! Three things tell of a missing group: the journal, which says why; the archive's count of what it once held; and a hole
+//! in the numbers between the first and the last group that are here, which says only that. Numbers may be left out at the source without anything being lost (a
 //! point that restarts skips those it had set aside), so a hole the journal does not explain is named as just that.
 
 use std::fmt;
@@ -62,6 +62,8 @@ pub struct Missing {
 pub enum Reason {
     /// As the journal says.
     Journal(GapReason),
+    /// They were stored here, and the disk has them no more.
+    Lost,
     /// They are here and are not what they should be.
     Damaged(&'static str),
     /// They are here, sealed with the key of an epoch this point was not given.
@@ -74,6 +76,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Journal(reason) => f.write_str(control::session::why(*reason)),
+            Self::Lost => f.write_str("they were stored here, and are lost from this disk"),
             Self::Damaged(found) => write!(f, "damaged: {found}"),
             Self::Sealed(epoch) => write!(f, "sealed: this point has no key of epoch {epoch}"),
             Self::Unexplained => f.write_str("not here, and the journal does not say why"),
@@ -95,13 +98,14 @@ type Gap = (TrackId, u64, u64, GapReason);
 pub fn holdings(archive: &Archive, head: &Head) -> Result<Vec<Holding>, archive::Error> {
     let totals = archive.totals(&head.id)?;
     let gaps = gaps(archive, head)?;
+    let lost = archive.lost(&head.id)?;
     let mut holdings = Vec::new();
     for member in &head.points {
         for kind in TrackKind::ALL {
             let track = TrackId::new(member.number, kind);
             let Totals { groups, frames, bytes } = totals.get(&track).copied().unwrap_or_default();
             let have = archive.have(&head.id, track)?;
-            let missing = missing(track, &have, &gaps);
+            let missing = missing(track, &have, &gaps, lost.get(&track));
             if have.is_empty() && missing.is_empty() {
                 continue;
             }
@@ -128,8 +132,8 @@ fn gaps(archive: &Archive, head: &Head) -> Result<Vec<Gap>, archive::Error> {
     Ok(gaps)
 }
 
-/// What is not here, each number once: what the journal said first of it counts.
-fn missing(track: TrackId, have: &Have, gaps: &[Gap]) -> Vec<Missing> {
+/// What is not here, each number once: that it was here once counts most, then what the journal said first of it.
+fn missing(track: TrackId, have: &Have, gaps: &[Gap], lost: Option<&Have>) -> Vec<Missing> {
     let mut told: Vec<(u64, u64)> = Vec::new();
     let mut missing = Vec::new();
     let mut name = |from: u64, to: u64, reason, told: &[(u64, u64)]| {
@@ -137,6 +141,10 @@ fn missing(track: TrackId, have: &Have, gaps: &[Gap]) -> Vec<Missing> {
             missing.push(Missing { track, from: *range.start(), to: *range.end(), reason });
         }
     };
+    for (from, to) in lost.into_iter().flat_map(Have::runs).map(RangeInclusive::into_inner) {
+        name(from, to, Reason::Lost, &told);
+        told.push((from, to));
+    }
     for &(_, from, to, reason) in gaps.iter().filter(|(of, from, to, _)| *of == track && from <= to) {
         name(from, to, Reason::Journal(reason), &told);
         told.push((from, to));
@@ -196,11 +204,18 @@ mod tests {
             (other, 0, 100, GapReason::Lost),
             (track, 10, 12, GapReason::NotMade),
         ];
-        let found: Vec<_> = missing(track, &have, &gaps).iter().map(|gap| (gap.from, gap.to, gap.reason)).collect();
+        let lost: Have = [4, 13].into_iter().collect();
+        let found = missing(track, &have, &gaps, Some(&lost));
+        let found: Vec<_> = found.iter().map(|gap| (gap.from, gap.to, gap.reason)).collect();
         let journal = Reason::Journal;
-        let expected =
-            [(4, 5, journal(GapReason::Shed)), (7, 8, Reason::Unexplained), (10, 12, journal(GapReason::NotMade))];
+        let expected = [
+            (4, 4, Reason::Lost),
+            (5, 5, journal(GapReason::Shed)),
+            (7, 8, Reason::Unexplained),
+            (10, 12, journal(GapReason::NotMade)),
+            (13, 13, Reason::Lost),
+        ];
         assert_eq!(found, expected);
-        assert!(missing(track, &Have::new(), &[]).is_empty());
+        assert!(missing(track, &Have::new(), &[], None).is_empty());
     }
 }
