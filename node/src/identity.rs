@@ -154,7 +154,7 @@ pub fn make_private(data: &Path) -> Result<(), Error> {
 }
 
 /// Refuses a file or folder whose permission bits go beyond `want`.
-fn must_be(path: &Path, want: u32) -> Result<(), Error> {
+pub(crate) fn must_be(path: &Path, want: u32) -> Result<(), Error> {
     let mode = fs::metadata(path).map_err(disk(path))?.mode() & 0o777;
     if mode & !want != 0 {
         return Err(Error::Open { path: path.to_owned(), mode, want });

@@ -1,6 +1,7 @@
 //! One connection point of the citizen reception mesh: a brain (`engine`) in a body (`driver` and the shells).
 
 pub mod access;
+pub mod accounts;
 pub mod config;
 pub mod console;
 pub mod control;
@@ -10,6 +11,7 @@ pub mod export;
 pub mod identity;
 pub mod media;
 pub mod mesh;
+pub mod secret;
 pub mod studio;
 pub mod vault;
 pub mod wire;
