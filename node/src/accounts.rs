@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use self::password::Weak;
 use crate::control::Fault;
+pub use crate::engine::rights::Role;
 use crate::identity;
 
 /// The file's name inside the data folder.
@@ -30,32 +31,6 @@ pub const ACCOUNTS_MAX: usize = 200;
 pub const NAME_MAX: usize = 40;
 /// Largest file read: every account there can be, twice over.
 const BYTES_MAX: u64 = 128 * 1024;
-
-/// What an account is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    /// Sees to the machine and the line (kỹ thuật).
-    Operator,
-    /// Writes the minutes (thư ký).
-    Secretary,
-    /// Leads the reception (chủ trì).
-    Chair,
-    /// Answers for the node: accounts and the access log (quản trị).
-    Admin,
-}
-
-impl Role {
-    /// As it is written.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Operator => "operator",
-            Role::Secretary => "secretary",
-            Role::Chair => "chair",
-            Role::Admin => "admin",
-        }
-    }
-}
 
 /// An account as others may see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 //! `anyhow` lives here only: whatever went wrong becomes one sentence, its causes and a hint on stderr, and an exit code
 //! that scripts may rely on (`cli/exit.rs`). With `--json`, JSON alone goes to stdout.
 
+mod access;
+mod account;
 mod archive;
 mod args;
 mod authority;
@@ -46,6 +48,7 @@ enum Command {
     Status(status::Args),
     Session(session::Args),
     Archive(archive::Args),
+    Account(account::Args),
     Log(log::Args),
     Bench(bench::Args),
 }
@@ -69,6 +72,7 @@ fn run(command: Command) -> Result<()> {
         Command::Status(args) => status::main(args),
         Command::Session(args) => session::main(args),
         Command::Archive(args) => archive::main(args),
+        Command::Account(args) => account::main(args),
         Command::Log(args) => log::main(args),
         Command::Bench(args) => bench::main(args),
     }

@@ -29,6 +29,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use self::access::{AccessFilter, AccessPage};
+use crate::accounts::Account;
+use crate::accounts::order::{Done, Order};
 use crate::engine::rights::Who;
 
 pub use answer::{
@@ -105,6 +107,13 @@ pub enum Request {
         /// Which lines.
         filter: AccessFilter,
     },
+    /// The accounts of the page. Answered by [`Response::Accounts`].
+    AccountList,
+    /// Do something about an account. Answered by [`Response::Account`].
+    Account {
+        /// What.
+        order: Order,
+    },
     /// What this room has been shown of the running or last session. Answered by [`Response::Stats`].
     Stats,
     /// Take a newer roster. Answered by [`Response::Done`] once it is on the disk and in force.
@@ -131,6 +140,13 @@ pub enum Response {
     },
     /// To [`Request::Stats`].
     Stats(Box<Stats>),
+    /// To [`Request::AccountList`].
+    Accounts {
+        /// In the order they were made.
+        accounts: Vec<Account>,
+    },
+    /// To [`Request::Account`].
+    Account(Box<Done>),
     /// To [`Request::AccessLog`].
     AccessLog(Box<AccessPage>),
     /// Done, and there is nothing to tell.

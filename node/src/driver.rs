@@ -11,6 +11,9 @@ mod gate;
 mod keys;
 mod recall;
 
+#[cfg(test)]
+pub(crate) use gate::deed;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access;
+use crate::accounts::{self, Accounts};
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
@@ -74,6 +78,9 @@ pub enum Error {
         /// In the roster.
         roster: String,
     },
+    /// The accounts of its page.
+    #[error(transparent)]
+    Accounts(#[from] accounts::Error),
     /// Another node on the same folder, or no socket.
     #[error(transparent)]
     Control(#[from] control::Error),
@@ -146,6 +153,7 @@ struct Driver {
     mesh: Mesh,
     vault: Vault,
     access: access::Log,
+    accounts: Arc<Accounts>,
     console: Console,
     inputs: mpsc::Sender<Input>,
     studio_events: mpsc::Sender<studio::Event>,
@@ -230,7 +238,9 @@ impl Driver {
             members: roster.points().iter().map(|point| (point.node, roster::addresses(point))).collect(),
         };
         let (mesh, from_mesh) = Mesh::start(&identity.node, settings)?;
-        let console = Console::start(&config.console, calls).await?;
+        let accounts = Arc::new(Accounts::load(&config.data)?);
+        let parts = console::Parts { handler: calls, accounts: Arc::clone(&accounts), log: access.clone() };
+        let console = Console::start(&config.console, parts).await?;
 
         let (inputs, from_tasks) = mpsc::channel(INPUTS_MAX);
         let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
@@ -279,6 +289,7 @@ impl Driver {
             mesh,
             vault,
             access,
+            accounts,
             console,
             inputs,
             studio_events,

@@ -4,6 +4,7 @@ mod access;
 mod archive;
 mod cli;
 mod fuzz;
+mod people;
 mod session;
 mod tidy;
 mod trust;

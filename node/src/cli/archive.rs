@@ -12,9 +12,10 @@ use node::export::{self, Exported, Holding, Missing, Options, Progress};
 use node::identity::{Identity, roster};
 use serde::Serialize;
 use store::access::{Access, Deed, What as To, Who};
-use store::archive::{self, Logbook};
+use store::archive;
 use store::id::SessionId;
 
+use super::access;
 use super::args::{Data, Format, Listing, One};
 use super::exit::Failure;
 use super::output::{self, moment, size, state, table};
@@ -155,26 +156,18 @@ fn write_down(reading: Reading, id: SessionId, identity: &Identity, folder: &Pat
     drop(reading);
     let members = Members::of(identity.id(), &roster::load(folder, &identity.id())?);
     let denied = may(&members, &rights::Who::Owner, rights::Deed::Read).err();
-    let refused = |error: archive::Error| {
-        let error = anyhow::Error::new(error);
-        let reason = "the export must stand in the access log before it is made, and cannot be written there";
-        Failure::new(Fault::Refused, format!("{reason}: {error:#}"))
-    };
-    let book = Logbook::open(&config::archive(folder)).map_err(refused)?;
     let (what, now) = (To::Session { session: id }, output::now_ms());
-    let access = match denied {
+    let entry = match denied {
         None => Access::done(Who::Local {}, Deed::Export, what, now),
         Some(denied) => Access::refused(Who::Local {}, Deed::Export, what, &denied.to_string(), now),
     };
-    book.append(&identity.node, now, vec![access]).map_err(refused)?;
-    // It stands on the disk already; this leaves nothing in the database's log.
-    if let Err(error) = book.settle() {
-        eprintln!("the archive could not be closed in order: {error}");
-    }
+    access::write_down(folder, identity, entry).map_err(|reason| {
+        let rule = "the export must stand in the access log before it is made, and cannot be written there";
+        Failure::new(Fault::Refused, format!("{rule}: {reason}"))
+    })?;
     if let Some(denied) = denied {
         return Err(Failure::new(Fault::Refused, denied.to_string()).into());
     }
-    drop(book);
     Reading::open(data)
 }
 

@@ -5,7 +5,7 @@ use std::io;
 
 use node::control::{self, Fault};
 use node::identity::{self, authority, roster};
-use node::{config, console, driver, export, mesh, vault};
+use node::{accounts, config, console, driver, export, mesh, vault};
 use store::archive;
 use store::schema::Store;
 
@@ -64,6 +64,7 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| error.downcast_ref().map(page))
         .or_else(|| error.downcast_ref().map(source))
         .or_else(|| error.downcast_ref().and_then(reading))
+        .or_else(|| error.downcast_ref::<accounts::Error>().map(|error| fault(error.fault())))
         .or_else(|| error.downcast_ref::<control::session::Error>().map(|error| fault(error.fault())))
         .or_else(|| error.downcast_ref::<export::Error>().map(|error| fault(error.fault())))
 }
@@ -73,6 +74,7 @@ fn starting(error: &driver::Error) -> Option<Verdict> {
     match error {
         driver::Error::Identity(error) => known(error),
         driver::Error::Roster(error) => known(error),
+        driver::Error::Accounts(error) => known(error),
         driver::Error::Control(error) => known(error),
         driver::Error::Mesh(error) => known(error),
         driver::Error::Console(error) => known(error),

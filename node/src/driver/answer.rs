@@ -98,6 +98,22 @@ impl Driver {
                 }
                 Err(error) => return Some((not(Fault::Missing, error.to_string()), reply)),
             },
+            Request::AccountList => {
+                return Some((Response::Accounts { accounts: self.accounts.list() }, reply));
+            }
+            Request::Account { order } => {
+                let (accounts, log) = (self.accounts.clone(), self.access.clone());
+                self.read_archive(reply, move |_| {
+                    let done = accounts.carry_out(&order, |name| {
+                        let what = What::Account { name: name.to_owned() };
+                        log.sure(Who::Local {}, Deed::Account, what).map_err(|error| sentence(&error))
+                    });
+                    match done {
+                        Ok(done) => Response::Account(Box::new(done)),
+                        Err(error) => not(error.fault(), sentence(&error)),
+                    }
+                });
+            }
             Request::AccessLog { from, filter } => {
                 let (me, roster) = (self.me, self.roster.clone());
                 self.read_archive(reply, move |archive| {

@@ -23,7 +23,10 @@ impl Driver {
             Who::Account { name, .. } => (name.clone(), access::Who::Account { name: name.clone() }),
             Who::Browser => ("a browser on this machine".to_owned(), access::Who::Local {}),
         };
-        self.access.refused(logged, deed, what, &denied.to_string());
+        // What became of an account's wish the page writes down itself, done or refused.
+        if !matches!(who, Who::Account { .. }) {
+            self.access.refused(logged, deed, what, &denied.to_string());
+        }
         if denied.is_forgery() {
             self.count("forgeries_refused");
             tracing::warn!(who = name, %denied, "somebody spoke in another's name");
@@ -85,24 +88,30 @@ impl Driver {
 
     /// Whether a person may have this; a refusal is reported.
     pub(super) fn wanted(&mut self, who: &Who, request: &Request) -> Result<(), Denied> {
-        let (deed, logged) = match request {
-            Request::Status | Request::Stats | Request::SessionList | Request::SessionShow { .. } => {
-                (Deed::See, access::Deed::Ask)
-            }
-            Request::SessionStart { .. } => (Deed::Start, access::Deed::Session),
-            Request::SessionEnd { .. } => (Deed::End, access::Deed::Session),
-            Request::SessionRemove { .. } => (Deed::Remove, access::Deed::Session),
-            Request::Checkpoint { .. } => (Deed::Copy, access::Deed::Copy),
-            Request::Exporting { .. } => (Deed::Read, access::Deed::Export),
-            Request::AccessLog { .. } => (Deed::ReadLog, access::Deed::Ask),
-            Request::RosterSet { .. } => (Deed::HandIn, access::Deed::Roster),
-            Request::Stop => (Deed::Stop, access::Deed::Ask),
-        };
+        let (deed, logged) = deed(request);
         let door = match who {
             Who::Account { .. } | Who::Browser => access::Door::Page,
             Who::Owner | Who::Node(_) => access::Door::Socket,
         };
         may(&self.members, who, deed)
             .inspect_err(|denied| self.denied(who, logged, access::What::Door { door }, *denied))
+    }
+}
+
+/// What a person's request comes to, as the rights and as the access log name it.
+pub(crate) fn deed(request: &Request) -> (Deed<'static>, access::Deed) {
+    match request {
+        Request::Status | Request::Stats | Request::SessionList | Request::SessionShow { .. } => {
+            (Deed::See, access::Deed::Ask)
+        }
+        Request::SessionStart { .. } => (Deed::Start, access::Deed::Session),
+        Request::SessionEnd { .. } => (Deed::End, access::Deed::Session),
+        Request::SessionRemove { .. } => (Deed::Remove, access::Deed::Session),
+        Request::Checkpoint { .. } => (Deed::Copy, access::Deed::Copy),
+        Request::Exporting { .. } => (Deed::Read, access::Deed::Export),
+        Request::AccountList | Request::Account { .. } => (Deed::People, access::Deed::Account),
+        Request::AccessLog { .. } => (Deed::ReadLog, access::Deed::Ask),
+        Request::RosterSet { .. } => (Deed::HandIn, access::Deed::Roster),
+        Request::Stop => (Deed::Stop, access::Deed::Ask),
     }
 }

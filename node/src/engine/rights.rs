@@ -193,8 +193,10 @@ pub enum Deed<'a> {
     Copy,
     /// Hand in a newer roster. It is believed for the authority's signature, whoever brings it.
     HandIn,
-    /// Make invitations and accounts.
+    /// Make invitations.
     Administer,
+    /// Make and change the accounts of this point's page. Every point has its own, whatever it may in the mesh.
+    People,
     /// Read who did what.
     ReadLog,
     /// Stop the node.
@@ -322,6 +324,7 @@ fn node_may(members: &Members, node: &NodeId, deed: Deed<'_>) -> Result<(), Deni
         | Deed::Copy
         | Deed::HandIn
         | Deed::Administer
+        | Deed::People
         | Deed::ReadLog
         | Deed::Stop => Err(Denied::Entrance),
     }
@@ -356,7 +359,7 @@ fn point_may(members: &Members, deed: Deed<'_>) -> Result<(), Denied> {
         Deed::Read => Right::Read,
         Deed::Administer => Right::Admin,
         // Ending must not fail because a right was taken away meanwhile.
-        Deed::End | Deed::See | Deed::Copy | Deed::HandIn | Deed::ReadLog | Deed::Stop => return Ok(()),
+        Deed::End | Deed::See | Deed::Copy | Deed::HandIn | Deed::People | Deed::ReadLog | Deed::Stop => return Ok(()),
         Deed::Connect
         | Deed::Learn
         | Deed::Invite(_)
@@ -378,7 +381,7 @@ fn roles(deed: Deed<'_>) -> Option<&'static [Role]> {
         Deed::Remove => Some(&[Role::Chair, Role::Admin]),
         // Not the admin: whoever gives rights does not read by them, and giving himself one is in the access log.
         Deed::Read => Some(&[Role::Secretary, Role::Chair]),
-        Deed::HandIn | Deed::Administer | Deed::ReadLog => Some(&[Role::Admin]),
+        Deed::HandIn | Deed::Administer | Deed::People | Deed::ReadLog => Some(&[Role::Admin]),
         Deed::Stop => Some(&[Role::Operator, Role::Admin]),
         Deed::Copy
         | Deed::Connect

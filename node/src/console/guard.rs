@@ -1,0 +1,152 @@
+//! What every request must pass before anything is done about it, and what every answer carries.
+//!
+//! A page from elsewhere, open in the same browser, can send us requests; it must not be able to make us do anything.
+//! Three things stop it. Its name may be made to resolve to 127.0.0.1 (DNS rebinding), but then it says its own name as
+//! host. It may post to our address, but then the browser says its origin, and whatever changes something must come from
+//! our own. And the cookie is not sent along with requests that other sites begin (`SameSite=Strict`). Each alone would do in
+//! a browser without faults.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, ORIGIN, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use store::access::{Deed, Door, What, Who};
+
+use super::Desk;
+
+/// The page's own style and script and nothing else; it asks nobody but us.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Who began the request, in the browser's words (Fetch Metadata, W3C).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// A word for the page.
+    pub(super) error: &'static str,
+    /// A sentence for people.
+    pub(super) reason: String,
+    /// Whole seconds after which it may be tried again.
+    pub(super) after: Option<u64>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Self {
+        Refusal { status, error, reason: reason.into(), after: None }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": self.error, "reason": self.reason, "after": self.after });
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+pub(super) async fn guard(
+    State(desk): State<Arc<Desk>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Err(reason) = check(request.method(), request.headers()) {
+        let who = Who::Address { ip: from.ip() };
+        desk.log.refused(who, Deed::Ask, What::Door { door: Door::Page }, reason);
+        return Refusal::new(StatusCode::FORBIDDEN, "origin", reason).into_response();
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn check(method: &Method, headers: &HeaderMap) -> Result<(), &'static str> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(host) = text(HOST).filter(|host| is_loopback(host)) else {
+        return Err("this page is for a browser on the same machine");
+    };
+    if [Method::GET, Method::HEAD].contains(method) {
+        return Ok(());
+    }
+    let site = text(SEC_FETCH_SITE);
+    let same_site = site.is_none_or(|site| site == "same-origin");
+    let same_origin = match headers.get(ORIGIN) {
+        Some(origin) => origin.to_str().is_ok_and(|origin| origin.eq_ignore_ascii_case(&format!("http://{host}"))),
+        // Every browser says one of the two; a program that is none can say either.
+        None => site.is_some(),
+    };
+    if same_site && same_origin { Ok(()) } else { Err("this was not asked by the page itself") }
+}
+
+/// Whether a `Host` header (RFC 9110 7.2: a host, perhaps a port) names this machine by loopback.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((inside, _)) => inside,
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_has_many_spellings() {
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "127.9.9.9", "[::1]", "[::1]:8080"] {
+            assert!(is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn only_the_page_itself_may_change_anything() {
+        let ours = ("origin", "http://127.0.0.1:8080");
+        let passes = |method: Method, more: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static("127.0.0.1:8080"));
+            for (name, value) in more {
+                headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+            }
+            check(&method, &headers).is_ok()
+        };
+        let foreign = [
+            ("origin", "http://evil.example"),
+            ("origin", "https://127.0.0.1:8080"),
+            ("origin", "http://127.0.0.1:8081"),
+            ("origin", "http://127.0.0.1"),
+            ("origin", "http://localhost:8080"),
+            ("origin", "null"),
+            ("origin", ""),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+            ("sec-fetch-site", "none"),
+        ];
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+            assert!(passes(method.clone(), &[ours]), "{method}");
+            assert!(passes(method.clone(), &[("sec-fetch-site", "same-origin")]), "{method}");
+            assert!(!passes(method.clone(), &[]), "{method}");
+            for header in foreign {
+                assert!(!passes(method.clone(), &[header]), "{method} {header:?}");
+            }
+            assert!(!passes(method.clone(), &[ours, ("sec-fetch-site", "cross-site")]), "{method}");
+        }
+        assert!(passes(Method::GET, &[]));
+    }
+}
