@@ -21,10 +21,13 @@ use store::id::{Hash, NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::inventory::{Have, Page};
 use store::journal::{Chain, EndReason, Event, GapReason, LeftReason};
 use store::keys::{NodeKey, SessionKey, Wrap, WrapContext, WrapKey, WrapPublic};
+use store::locked;
 use store::record::{self, Flags};
-use store::roster::{Point, Right, Roster};
+use store::roster::{Admission, Grant, GrantId, Membership, Point, Proof, Request as Asked, Revoked, Right, Roster};
 use store::seal::{Sealer, Start, Suite};
 use store::session::{Head, Member, State};
+use store::shares;
+use store::signed::{Content, Signed};
 
 /// Examples for the target of this name, each of which it understands.
 pub fn seeds(name: &str) -> Vec<Vec<u8>> {
@@ -35,11 +38,13 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "hello" => vec![hello().encode()],
         "framing" => vec![framed(b""), framed(b"abc"), framed(&[0xff; 64])],
         "inventory" => inventories(),
-        "signed" => journal().iter().flat_map(|entry| [entry.bytes.clone(), entry.content.clone()]).collect(),
+        "signed" => signed(),
         "journal" => vec![journal().iter().flat_map(|entry| prefixed(&entry.bytes)).collect()],
         "head" => vec![head().encode(), Head { state: State::Ended, ended_unix_ms: Some(9), ..head() }.encode()],
         "cbor" => vec![cbor::encode(&(1, "á", [None, Some(-7)])), vec![0xa2, 0x61, 0x61, 0xf5, 0x61, 0x62, 0x80]],
-        "roster" => vec![roster().to_toml().into_bytes()],
+        "membership" => memberships(),
+        "locked" => vec![locked::lock("authority", &SECRET, PASSPHRASE).into_bytes()],
+        "share" => shares(),
         "wrap" => vec![wrap().as_bytes().to_vec()],
         "names" => names(),
         "config" => vec![config::template().into_bytes(), uncommented().into_bytes()],
@@ -51,6 +56,9 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         other => panic!("no examples of {other:?}"),
     }
 }
+
+pub(super) const PASSPHRASE: &str = "sáu từ không ai đoán được";
+pub(super) const SECRET: [u8; 32] = [7; 32];
 
 pub(super) fn node_key(number: u8) -> NodeKey {
     NodeKey::from_bytes(&[number + 1; 32])
@@ -212,8 +220,8 @@ fn prefixed(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).expect("short").to_be_bytes()[..], bytes].concat()
 }
 
-fn roster() -> Roster {
-    let point = |n: u8, name: &str| Point {
+fn place(n: u8, name: &str) -> Point {
+    Point {
         node: node_key(n).id(),
         wrap: WrapKey::from_bytes(&[n + 20; 32]).public(),
         name: name.to_owned(),
@@ -221,8 +229,79 @@ fn roster() -> Roster {
         zone: "3".to_owned(),
         rights: BTreeSet::from([Right::Chair, Right::Hold]),
         addresses: vec!["10.0.0.7:7400".to_owned()],
+        replaces: None,
+    }
+}
+
+fn roster() -> Roster {
+    let gone = Revoked {
+        node: node_key(9).id(),
+        name: "Xã cũ".to_owned(),
+        reason: "lost".to_owned(),
+        unix_ms: 5,
+        replaced_by: Some(node_key(1).id()),
     };
-    Roster::new("UBND tỉnh".to_owned(), vec![point(0, "Trung tâm"), point(1, "Xã Tân Phú")]).expect("a good roster")
+    Roster {
+        number: 2,
+        prev: Hash::of(b"the one before"),
+        agency: "UBND tỉnh".to_owned(),
+        recovery: wrap_key().public(),
+        issued_unix_ms: 7,
+        points: vec![place(0, "Trung tâm"), Point { replaces: Some(gone.node), ..place(1, "Xã Tân Phú") }],
+        revoked: vec![gone],
+        void: vec![GrantId::from_bytes([4; 16])],
+    }
+}
+
+/// The authority's grant and an admission on it, whose code key is the fifth.
+fn admission() -> (Signed<Grant>, Signed<Admission>) {
+    let (code, node) = (node_key(5), node_key(6).id());
+    let grant = Grant {
+        id: GrantId::from_bytes([3; 16]),
+        issuer: node_key(0).id(),
+        name: "Xã mới".to_owned(),
+        level: "xã".to_owned(),
+        zone: String::new(),
+        rights: BTreeSet::new(),
+        replaces: None,
+        key: code.id(),
+        not_after_unix_ms: 1_000,
+    };
+    let wrap = WrapKey::from_bytes(&[60; 32]).public();
+    let proof = Proof::new(&code, &grant.id, &node, &wrap);
+    let grant = Signed::new(grant, &node_key(7));
+    let admission = Admission { grant: grant.bytes().clone(), node, wrap, addresses: Vec::new(), proof, unix_ms: 900 };
+    (grant, Signed::new(admission, &node_key(0)))
+}
+
+fn memberships() -> Vec<Vec<u8>> {
+    let authority = node_key(7);
+    let alone = Membership::new(Signed::new(roster(), &authority), &authority.id()).expect("its own roster");
+    let mut with = alone.clone();
+    with.merge_admission(admission().1).expect("a good admission");
+    vec![alone.encode(), with.encode()]
+}
+
+/// One of each kind: signed, and what is signed.
+fn signed() -> Vec<Vec<u8>> {
+    fn both<T: Content>(record: &Signed<T>) -> [Vec<u8>; 2] {
+        [record.bytes().to_vec(), cbor::encode(record.content())]
+    }
+    let (grant, admission) = admission();
+    let place = place(3, "Xã xin vào");
+    let request =
+        Asked { wrap: place.wrap, name: place.name, level: place.level, zone: place.zone, addresses: place.addresses };
+    let mut all: Vec<_> = journal().iter().flat_map(|entry| [entry.bytes.clone(), entry.content.clone()]).collect();
+    all.extend(both(&Signed::new(roster(), &node_key(7))));
+    all.extend(both(&grant));
+    all.extend(both(&admission));
+    all.extend(both(&Signed::new(request, &node_key(3))));
+    all
+}
+
+fn shares() -> Vec<Vec<u8>> {
+    let shares = shares::split(&wrap_key(), 5, 3).expect("possible numbers");
+    shares.iter().flat_map(|share| [share.to_text().as_bytes().to_vec(), share.to_line().as_bytes().to_vec()]).collect()
 }
 
 fn names() -> Vec<Vec<u8>> {
