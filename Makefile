@@ -30,3 +30,4 @@ test:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(BUILD)
 	cargo test --locked --workspace
+	"$$CARGO_TARGET_DIR/independent/bin/python" -B tests/independent/check.py
