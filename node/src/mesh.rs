@@ -2,7 +2,7 @@
 //!
 //! One task owns the swarm. Everything reaches it and leaves it through bounded queues, and it never waits for anybody:
 //! a driver that is slow to take events makes the mesh refuse requests, not stop pinging. Who may connect is the roster's
-//! word, given at the start; the mesh itself greets each point (`mesh/hello.rs`), so that whoever hears
+//! word, given at the start and whenever it changes; the mesh itself greets each point (`mesh/hello.rs`), so that whoever hears
 //! [`Event::Up`] knows that the two programs understand one another and where that point's sound and picture go.
 //!
 //! Points are looked for in four places at once: addresses in the configuration, addresses in the roster, multicast on
@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use store::id::NodeId;
 use store::keys::NodeKey;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Address, Port};
 use crate::engine::door::Knocks;
@@ -58,8 +58,11 @@ pub struct Settings {
     /// Addresses to call, whoever is there.
     pub peers: Vec<Address>,
     /// The points of the roster and where it says they are. This node itself may be among them.
-    pub members: BTreeMap<NodeId, Vec<Address>>,
+    pub members: Members,
 }
+
+/// The points of the roster and where it says they are.
+pub type Members = BTreeMap<NodeId, Vec<Address>>;
 
 /// What happens in the mesh.
 #[derive(Debug)]
@@ -156,6 +159,7 @@ pub struct Peer {
 #[derive(Debug, Clone)]
 pub struct Mesh {
     commands: mpsc::Sender<Command>,
+    members: watch::Sender<Members>,
     seen: Arc<Mutex<Seen>>,
     porter: door::Porter,
     port: u16,
@@ -191,9 +195,10 @@ impl Mesh {
         let (commands, to_task) = mpsc::channel(COMMANDS_MAX);
         let (from_task, events) = mpsc::channel(EVENTS_MAX);
         let seen = Arc::new(Mutex::new(Seen::default()));
+        let (members, changed) = watch::channel(settings.members.clone());
         let task = task::Task::new(swarm, porter.clone(), key.id(), settings, Arc::clone(&seen));
-        tokio::spawn(task.run(to_task, from_task));
-        Ok((Self { commands, seen, porter, port }, events))
+        tokio::spawn(task.run(to_task, changed, from_task));
+        Ok((Self { commands, members, seen, porter, port }, events))
     }
 
     /// Asks a point and waits for its answer, ten seconds at most.
@@ -204,6 +209,12 @@ impl Mesh {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Ask { to, message, reply }).await.map_err(|_| Error::Stopped)?;
         answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// The points from now on. Connections of those who are none any more end at once, and they get no new one; those who
+    /// are new are called.
+    pub fn set_members(&self, members: Members) {
+        self.members.send_replace(members);
     }
 
     /// Says goodbye to every point and ends the mesh, so that others see this one leave at once and not by silence.

@@ -57,7 +57,7 @@ const KAD: StreamProtocol = StreamProtocol::new("/diemcau/kad/1");
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
-    allowed: allow_block_list::Behaviour<AllowedPeers>,
+    pub(super) allowed: allow_block_list::Behaviour<AllowedPeers>,
     limits: connection_limits::Behaviour,
     pub(super) hello: request_response::Behaviour<Codec>,
     pub(super) ask: request_response::Behaviour<Codec>,

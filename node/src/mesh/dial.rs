@@ -39,6 +39,12 @@ struct Line {
     addresses: Vec<Address>,
 }
 
+impl Line {
+    fn new(due: Instant, addresses: Vec<Address>) -> Self {
+        Self { phase: Phase::Waiting(due), failures: 0, leads_to: None, addresses }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Waiting(Instant),
@@ -59,10 +65,23 @@ impl Dialler {
         points: impl IntoIterator<Item = (NodeId, Vec<Address>)>,
         addresses: impl IntoIterator<Item = Address>,
     ) -> Self {
-        let line = |addresses| Line { phase: Phase::Waiting(now), failures: 0, leads_to: None, addresses };
-        let points = points.into_iter().map(|(node, known)| (Target::Point(node), line(known)));
-        let addresses = addresses.into_iter().map(|address| (Target::Address(address), line(Vec::new())));
+        let points = points.into_iter().map(|(node, known)| (Target::Point(node), Line::new(now, known)));
+        let addresses = addresses.into_iter().map(|address| (Target::Address(address), Line::new(now, Vec::new())));
         Self(points.chain(addresses).collect())
+    }
+
+    /// A new point, due at `now`. Addresses at which nobody was found are tried again too: it may be there.
+    pub(super) fn add(&mut self, now: Instant, node: NodeId, addresses: Vec<Address>) {
+        self.0.insert(Target::Point(node), Line::new(now, addresses));
+        self.hurry(now);
+    }
+
+    /// No point any more: it is not called, nor does any address lead to it.
+    pub(super) fn forget(&mut self, now: Instant, node: NodeId) {
+        self.0.remove(&Target::Point(node));
+        for line in self.0.values_mut().filter(|line| line.leads_to == Some(node)) {
+            *line = Line::new(now + WAIT_MAX, Vec::new());
+        }
     }
 
     /// The targets whose turn it is. Each counts as being called until the outcome is reported.
@@ -259,6 +278,23 @@ mod tests {
             assert_eq!(dialler.deadline(), Some(now + want * SECOND));
             now += want * SECOND;
         }
+    }
+
+    #[test]
+    fn a_new_point_is_called_at_once_and_one_that_is_none_any_more_not_at_all() {
+        let now = Instant::now();
+        let mut dialler = Dialler::new(now, [(node(1), vec![])], [at(1)]);
+        dialler.due(now);
+        dialler.connected(node(1), Some(&Target::Address(at(1))));
+        dialler.add(now, node(2), vec![at(2)]);
+        assert_eq!(dialler.due(now), [Target::Point(node(2))]);
+        dialler.failed(now, &Target::Point(node(2)), 0.0);
+        dialler.forget(now, node(2));
+        dialler.forget(now, node(1));
+        assert_eq!(dialler.deadline(), Some(now + WAIT_MAX), "somebody else may come to the configured address");
+        assert_eq!(dialler.due(now + WAIT_MAX), [Target::Address(at(1))]);
+        dialler.lost(now, node(1), 0.0);
+        assert_eq!(dialler.deadline(), None);
     }
 
     #[test]

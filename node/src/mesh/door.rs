@@ -64,6 +64,11 @@ impl Porter {
         self.door().know(node, address);
     }
 
+    /// Forgets where those were that are no members any more.
+    pub(super) fn retain(&self, is_member: impl Fn(&NodeId) -> bool) {
+        self.door().retain(is_member);
+    }
+
     /// What came to this door so far.
     pub(super) fn knocks(&self) -> Knocks {
         self.door().knocks()

@@ -17,7 +17,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{PeerId, Swarm, allow_block_list, identify, kad, mdns, ping};
 use store::id::NodeId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, sleep_until, timeout};
 
 use super::behaviour::{ANSWER_MAX, Behaviour, BehaviourEvent, REQUESTS_MAX};
@@ -25,7 +25,7 @@ use super::dial::{Dialler, Target};
 use super::door::Porter;
 use super::hello::{self, Hello, dialable};
 use super::peer::{quic, socket, tcp};
-use super::{Command, EVENTS_MAX, Error, Event, Peer, Seen, Settings, look, peer_id};
+use super::{Command, EVENTS_MAX, Error, Event, Members, Peer, Seen, Settings, look, peer_id};
 use crate::config::Address;
 
 /// Searches by Kademlia at once. A point that is simply off costs one each time it is called in vain.
@@ -49,6 +49,7 @@ type Message = request_response::Event<Bytes, Bytes>;
 type Answered = (NodeId, ResponseChannel<Bytes>, Option<Bytes>);
 
 pub(super) struct Task {
+    own: NodeId,
     swarm: Swarm<Behaviour>,
     porter: Porter,
     settings: Settings,
@@ -117,6 +118,7 @@ impl Task {
         let known = others.map(|(&node, addresses)| (node, addresses.clone()));
         let dialler = Dialler::new(Instant::now(), known, settings.peers.iter().cloned());
         Self {
+            own,
             swarm,
             porter,
             settings,
@@ -134,7 +136,12 @@ impl Task {
         }
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) {
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut members: watch::Receiver<Members>,
+        events: mpsc::Sender<Event>,
+    ) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -153,6 +160,11 @@ impl Task {
                     }
                     None => return,
                 },
+                // Fails only when the last hold on the mesh is gone, which the commands tell as well.
+                Ok(()) = members.changed() => {
+                    let members = members.borrow_and_update().clone();
+                    self.set_members(members);
+                }
                 room = events.reserve(), if !self.outbox.is_empty() => match (room, self.outbox.pop_front()) {
                     (Ok(room), Some(event)) => room.send(event),
                     _ => return,
@@ -180,6 +192,48 @@ impl Task {
             }
         })
         .await;
+    }
+
+    // Membership.
+
+    fn set_members(&mut self, wanted: Members) {
+        let gone = self.members.iter().filter(|(_, node)| !wanted.contains_key(*node));
+        for (peer, node) in gone.map(|(peer, node)| (*peer, *node)).collect::<Vec<_>>() {
+            self.forget(peer, node);
+        }
+        self.porter.retain(|node| wanted.contains_key(node));
+        let now = Instant::now();
+        for (node, addresses) in wanted.into_iter().filter(|(node, _)| *node != self.own) {
+            let Ok(peer) = peer_id(&node) else { continue };
+            for ip in addresses.iter().filter_map(|address| address.host.parse().ok()) {
+                self.porter.know(node, ip);
+            }
+            if self.members.insert(peer, node).is_none() {
+                self.swarm.behaviour_mut().allowed.allow_peer(peer);
+                look(&self.seen).peers.insert(node, Peer::default());
+                self.dialler.add(now, node, addresses);
+            } else {
+                addresses.into_iter().for_each(|address| self.dialler.learn(now, node, address));
+            }
+        }
+    }
+
+    /// A point is none any more.
+    fn forget(&mut self, peer: PeerId, node: NodeId) {
+        // This ends its connections too.
+        self.swarm.behaviour_mut().allowed.disallow_peer(peer);
+        self.swarm.behaviour_mut().kad.remove_peer(&peer);
+        self.members.remove(&peer);
+        self.dialler.forget(Instant::now(), node);
+        if self.links.remove(&node).is_some_and(|link| link.up) {
+            tracing::info!(node = %node.short(), "a point is no member any more and was cut off");
+            self.tell_down(node);
+        }
+        for (_, (_, reply)) in self.asked.extract_if(|_, (asked, _)| *asked == node) {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(Err(Error::NotConnected));
+        }
+        look(&self.seen).peers.remove(&node);
     }
 
     // Calling.

@@ -190,6 +190,50 @@ async fn a_stranger_is_sent_away_and_learns_nothing() {
 }
 
 #[tokio::test]
+async fn who_becomes_a_point_is_met_and_who_is_none_any_more_is_cut_off_and_stays_out() {
+    let keys = [(); 3].map(|()| NodeKey::generate());
+    let [one, two, three] = [0, 1, 2].map(|n: usize| keys[n].id());
+    let mut central = start(&keys[0], &[one, two], vec![]);
+    let mut second = start(&keys[1], &[one, two], vec![central.address()]);
+    let mut third = start(&keys[2], &[one, two, three], vec![central.address()]);
+    central.meets(vec![two]).await;
+    second.meets(vec![one]).await;
+    let members = |nodes: &[NodeId]| nodes.iter().map(|&node| (node, Vec::new())).collect::<Members>();
+    for node in [&central, &second] {
+        node.mesh.set_members(members(&[one, two, three]));
+    }
+    central.meets(vec![three]).await;
+    second.meets(vec![three]).await;
+    third.meets(vec![one, two]).await;
+
+    let asking = tokio::spawn({
+        let mesh = central.mesh.clone();
+        async move { mesh.ask(two, Bytes::from_static(b"?")).await }
+    });
+    let Event::Request { reply: unanswered, .. } = second.next().await else { panic!("not a question") };
+    let cut = std::time::Instant::now();
+    for node in [&central, &third] {
+        node.mesh.set_members(members(&[one, three]));
+    }
+    for node in [&mut central, &mut third] {
+        assert!(matches!(node.next().await, Event::Down { node } if node == two));
+    }
+    assert_eq!(asking.await.unwrap(), Err(Error::NotConnected));
+    for _ in 0..2 {
+        assert!(matches!(second.next().await, Event::Down { .. }));
+    }
+    assert!(cut.elapsed() < Duration::from_secs(5), "{:?}", cut.elapsed());
+    drop(unanswered);
+    // It calls again and again, and those two talk as before.
+    eventually(|| central.mesh.strangers() > 0).await;
+    assert!(!central.mesh.peers().contains_key(&two));
+    let asker = third.mesh.clone();
+    let _answering = echo(central);
+    assert_eq!(asker.ask(one, Bytes::from_static(b"ab")).await.unwrap(), "abab");
+    assert!(second.events.try_recv().is_err(), "nobody came back");
+}
+
+#[tokio::test]
 async fn a_point_of_another_version_or_with_a_strange_greeting_is_refused_by_name() {
     let mut later = Vec::new();
     ciborium::into_writer(&BTreeMap::from([("version", 7)]), &mut later).unwrap();
