@@ -7,6 +7,7 @@ pub mod keeper;
 pub mod lockout;
 pub mod rate;
 pub mod rights;
+pub mod roster;
 pub mod session;
 pub mod tally;
 pub mod visits;
