@@ -9,6 +9,7 @@ pub mod driver;
 pub mod engine;
 pub mod export;
 pub mod identity;
+pub mod join;
 pub mod media;
 pub mod mesh;
 pub mod secret;
