@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use store::roster::GrantId;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -120,6 +121,16 @@ pub enum Request {
     RosterSet {
         /// Absolute path of a file that holds it, as `DATA/roster.cose` does: a roster may be longer than a request.
         from: PathBuf,
+    },
+    /// Take up an invite that lies in the data folder. Answered by [`Response::Done`].
+    InviteTake {
+        /// Which.
+        id: GrantId,
+    },
+    /// Take an invite back that nobody has used. Answered by [`Response::Done`] once that is on the disk.
+    InviteCancel {
+        /// Which.
+        id: GrantId,
     },
     /// Leave the session, flush, and end the process. Answered by [`Response::Done`] before it does.
     Stop,

@@ -6,9 +6,11 @@
 //! after the other and this file has no state of its own to speak of.
 
 mod answer;
+mod belong;
 mod deeds;
 mod gate;
 mod keys;
+mod porch;
 mod recall;
 
 #[cfg(test)]
@@ -34,12 +36,15 @@ use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
 use crate::engine::rights::{self, Members};
+use crate::engine::roster as spreading;
 use crate::engine::session::{self, Engine, Input, Ticket};
 use crate::identity::{self, Identity, roster};
 use crate::media::{self, Media};
+use crate::join::{door, invite};
 use crate::mesh::{self, Mesh};
 use crate::studio::{self, Keys, Shown, Studio};
 use crate::vault::{self, Vault};
+use porch::Porch;
 
 /// Commands waiting for the loop. Beyond, callers wait.
 const CALLS_MAX: usize = 64;
@@ -99,6 +104,9 @@ pub enum Error {
     /// The room's page.
     #[error(transparent)]
     Console(#[from] console::Error),
+    /// Its invites.
+    #[error(transparent)]
+    Invites(#[from] invite::Error),
     /// The source of picture and sound.
     #[error(transparent)]
     Source(#[from] codec::capture::Error),
@@ -134,6 +142,8 @@ struct Events {
     media: mpsc::Receiver<media::Event>,
     studio: mpsc::Receiver<studio::Event>,
     inputs: mpsc::Receiver<Input>,
+    spreading: mpsc::Receiver<spreading::Input>,
+    porch: mpsc::Receiver<door::Input>,
 }
 
 /// Everything the loop carries out its work with.
@@ -148,6 +158,11 @@ struct Driver {
     /// What the source did not give when the node started.
     source_lacks: Option<String>,
     engine: Engine,
+    /// Compares the roster with other points'.
+    spreading: spreading::Engine,
+    told_of_roster: mpsc::Sender<spreading::Input>,
+    /// Where those stand who want to join.
+    porch: Porch,
     studio: Studio,
     media: Media,
     mesh: Mesh,
@@ -209,7 +224,13 @@ impl Driver {
         epoch: Instant,
     ) -> Result<(Driver, Events), Error> {
         let me = identity.id();
-        let roster = tokio::task::block_in_place(|| roster::settle(&config.data, &me, found, vault.archive()))?;
+        let mut roster = tokio::task::block_in_place(|| roster::settle(&config.data, &me, found, vault.archive()))?;
+        let invites = tokio::task::block_in_place(|| invite::load(&config.data, unix_ms()))?;
+        let before = roster.hash();
+        let (porch, from_porch) = Porch::new(invites, &me, &mut roster);
+        if roster.hash() != before {
+            tokio::task::block_in_place(|| roster::keep(&config.data, &roster, vault.archive()))?;
+        }
         let own = roster.point(&me).expect("a roster is settled for a node that is in it");
         if let Some(configured) = config.name.clone().filter(|name| *name != own.name) {
             return Err(Error::Name { configured, roster: own.name.clone() });
@@ -235,7 +256,7 @@ impl Driver {
             media_port,
             multicast: config.mesh.mdns,
             peers: config.mesh.peers.clone(),
-            members: roster.points().iter().map(|point| (point.node, roster::addresses(point))).collect(),
+            members: belong::members(&roster),
         };
         let (mesh, from_mesh) = Mesh::start(&identity.node, settings)?;
         let accounts = Arc::new(Accounts::load(&config.data)?);
@@ -243,6 +264,7 @@ impl Driver {
         let console = Console::start(&config.console, parts).await?;
 
         let (inputs, from_tasks) = mpsc::channel(INPUTS_MAX);
+        let (told_of_roster, from_others) = mpsc::channel(INPUTS_MAX);
         let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
         let studio = Studio::new(
             studio::Config {
@@ -279,6 +301,9 @@ impl Driver {
             config,
             identity,
             me,
+            spreading: spreading::Engine::new(belong::known(&roster)),
+            told_of_roster,
+            porch,
             roster,
             members,
             started_ms: unix_ms(),
@@ -305,7 +330,14 @@ impl Driver {
             counters: BTreeMap::new(),
             stopping: false,
         };
-        let events = Events { mesh: from_mesh, media: from_media, studio: from_studio, inputs: from_tasks };
+        let events = Events {
+            mesh: from_mesh,
+            media: from_media,
+            studio: from_studio,
+            inputs: from_tasks,
+            spreading: from_others,
+            porch: from_porch,
+        };
         Ok((driver, events))
     }
 
@@ -319,14 +351,18 @@ impl Driver {
         self.carry_out_all();
         while !self.stopping {
             // Far away when nothing is due; any input comes back here.
-            let deadline = self.engine.deadline().unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+            let deadlines = [self.engine.deadline(), self.spreading.deadline(), self.porch.deadline()];
+            let far = Instant::now() + Duration::from_secs(60);
+            let deadline = deadlines.into_iter().flatten().min().unwrap_or(far);
             tokio::select! {
                 Some(event) = events.inputs.recv() => self.tell(event),
                 Some(event) = events.studio.recv() => self.studio_event(event),
                 Some(event) = events.mesh.recv() => self.mesh_event(event),
                 Some(event) = events.media.recv() => self.media_event(event),
+                Some(event) = events.spreading.recv() => self.spread(event),
+                Some(event) = events.porch.recv() => self.knocked(event),
                 Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),
-                () = tokio::time::sleep_until(deadline.into()) => self.tell(Input::Tick),
+                () = tokio::time::sleep_until(deadline.into()) => self.tick(),
                 _ = second.tick() => self.look(),
                 _ = terminate.recv() => self.stopping = true,
                 _ = interrupt.recv() => self.stopping = true,
@@ -334,6 +370,12 @@ impl Driver {
             self.carry_out_all();
         }
         Ok(())
+    }
+
+    fn tick(&mut self) {
+        self.tell(Input::Tick);
+        self.spread(spreading::Input::Tick);
+        self.knocked(door::Input::Tick);
     }
 
     fn tell(&mut self, input: Input) {
@@ -383,10 +425,12 @@ impl Driver {
                     self.dial(node, addresses, port);
                 }
                 self.tell(Input::Up { node });
+                self.spread(spreading::Input::Up { node });
             }
             mesh::Event::Down { node } => {
                 tracing::info!(point = self.name(node), "offline");
                 self.tell(Input::Down { node });
+                self.spread(spreading::Input::Down { node });
             }
             mesh::Event::Request { from, message, reply } => self.asked(from, &message, reply),
         }
@@ -423,6 +467,7 @@ impl Driver {
                     self.studio.budget(bits);
                 }
             }
+            media::Event::Visit(visit) => self.visited(visit),
             media::Event::Refused { node, why } => {
                 self.count("neighbours_refused");
                 self.access.refused(Who::Point { node }, Deed::Send, What::Door { door: Door::Media }, &why);

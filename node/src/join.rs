@@ -7,6 +7,7 @@
 //! ([`knock`]). Shells: invites on the disk ([`invite`]) and the way to the inviting node ([`call`]). The inviting node's
 //! shell is the driver (`driver/porch.rs`), because letting a node in changes what everything else works with.
 
+pub mod call;
 pub mod code;
 pub mod door;
 pub mod invite;

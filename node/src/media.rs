@@ -17,6 +17,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod tls;
+pub mod visit;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,6 +118,8 @@ pub enum Event {
     Refused { node: NodeId, why: String },
     /// A neighbour wanted what it has no right to, and got nothing.
     Denied { node: NodeId, deed: access::Deed, session: SessionId, denied: Denied },
+    /// Somebody, of the roster or not, wants to join.
+    Visit(visit::Visit),
 }
 
 /// Why the media plane could not start.

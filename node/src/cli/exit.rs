@@ -5,6 +5,7 @@ use std::io;
 
 use node::control::{self, Fault};
 use node::identity::{self, authority, roster};
+use node::join::invite;
 use node::{accounts, config, console, driver, export, mesh, vault};
 use store::archive;
 use store::schema::Store;
@@ -59,6 +60,7 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| error.downcast_ref().map(points))
         .or_else(|| error.downcast_ref().map(signing))
         .or_else(|| error.downcast_ref().map(sharing))
+        .or_else(|| error.downcast_ref().map(invites))
         .or_else(|| error.downcast_ref().map(settings))
         .or_else(|| error.downcast_ref().map(listening))
         .or_else(|| error.downcast_ref().map(page))
@@ -76,6 +78,7 @@ fn starting(error: &driver::Error) -> Option<Verdict> {
         driver::Error::Roster(error) => known(error),
         driver::Error::Accounts(error) => known(error),
         driver::Error::Control(error) => known(error),
+        driver::Error::Invites(error) => known(error),
         driver::Error::Mesh(error) => known(error),
         driver::Error::Console(error) => known(error),
         driver::Error::Source(error) => known(error),
@@ -198,6 +201,15 @@ fn sharing(error: &store::shares::Error) -> Verdict {
         E::Counts { .. } => USAGE,
         E::Form(_) | E::Word(_) | E::Words(_) | E::Check => DAMAGED,
         E::Set { .. } | E::Twice(_) | E::Few { .. } | E::Key => REFUSED,
+    }
+}
+
+fn invites(error: &invite::Error) -> Verdict {
+    match error {
+        invite::Error::Damaged { .. } => DAMAGED,
+        invite::Error::Full => REFUSED,
+        invite::Error::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => MISSING,
+        invite::Error::Disk { .. } => FAILED,
     }
 }
 

@@ -47,6 +47,8 @@ fn stopped(data: &Path) -> Result<Status> {
         last_seen: None,
         addresses: point.addresses.clone(),
         rtt_ms: None,
+        roster: (point.node == identity.id()).then_some(roster.number()),
+        same_roster: (point.node == identity.id()).then_some(true),
     });
     let points: Vec<_> = points.collect();
     let id = identity.id().to_string();
@@ -65,6 +67,7 @@ fn stopped(data: &Path) -> Result<Status> {
             started: None,
             source: String::new(),
             source_lacks: None,
+            roster: roster.number(),
         },
         points,
         session: None,
@@ -90,6 +93,7 @@ fn describe(status: &Status) -> String {
     if let Some(lack) = &own.source_lacks {
         text.push_str(&format!("source {} gives {lack}\n", own.source));
     }
+    text.push_str(&roster_line(status));
     match &status.session {
         Some(session) => text.push_str(&format!(
             "session {} \"{}\" since {}, central {}, here: {}\n",
@@ -121,6 +125,19 @@ fn describe(status: &Status) -> String {
     text.push('\n');
     text.push_str(&table(&["POINT", "LEVEL", "ONLINE", "LAST SEEN", "RTT", "ADDRESS"], &rows));
     text
+}
+
+/// Which roster, and who knows the mesh otherwise than this point: for a moment after a change, or for long when a point has
+/// not heard of it.
+fn roster_line(status: &Status) -> String {
+    let differing = status.points.iter().filter(|point| point.same_roster == Some(false));
+    let differing: Vec<String> = differing
+        .map(|point| format!("{} (roster {})", point.name, point.roster.unwrap_or_default()))
+        .collect();
+    match differing.as_slice() {
+        [] => format!("roster {}\n", status.own.roster),
+        differing => format!("roster {}, not the same at {}\n", status.own.roster, differing.join(", ")),
+    }
 }
 
 fn row(point: &PointStatus) -> Vec<String> {
@@ -155,9 +172,13 @@ mod tests {
         };
         roster::save(&data, &roster::for_good("A", vec![point]).unwrap()).unwrap();
         let expected = "UBND xã Kim Thành is stopped\n\
+                        roster 1\n\
                         no session\n\n\
                         POINT              LEVEL  ONLINE  LAST SEEN  RTT  ADDRESS\n\
                         UBND xã Kim Thành  xã     no      -          -    10.0.0.1:7400\n";
-        assert_eq!(describe(&stopped(&data).unwrap()), expected);
+        let mut status = stopped(&data).unwrap();
+        assert_eq!(describe(&status), expected);
+        status.points[0].same_roster = Some(false);
+        assert!(describe(&status).contains("roster 1, not the same at UBND xã Kim Thành (roster 1)\n"));
     }
 }

@@ -64,6 +64,8 @@ pub struct Own {
     pub source: String,
     /// Which of the two does not come from there, and why.
     pub source_lacks: Option<String>,
+    /// Number of the roster this point works with.
+    pub roster: u64,
 }
 
 /// One point of the roster as seen from here.
@@ -83,6 +85,10 @@ pub struct PointStatus {
     pub addresses: Vec<String>,
     /// Round trip over the mesh.
     pub rtt_ms: Option<f64>,
+    /// Number of the roster it works with, as it said last; null when it has not said.
+    pub roster: Option<u64>,
+    /// Whether it knows the same of the mesh as this point, admissions beside the roster included.
+    pub same_roster: Option<bool>,
 }
 
 /// The session a point is in.
@@ -256,6 +262,7 @@ mod tests {
                 started: Some(1),
                 source: "pattern".into(),
                 source_lacks: None,
+                roster: 7,
             },
             points: vec![PointStatus {
                 name: "UBND xã Kim Thành".into(),
@@ -265,6 +272,8 @@ mod tests {
                 last_seen: Some(2),
                 addresses: vec![],
                 rtt_ms: None,
+                roster: Some(7),
+                same_roster: Some(true),
             }],
             session: None,
             disk: Disk::default(),
@@ -275,8 +284,9 @@ mod tests {
         let expected = concat!(
             r#"{"self":{"name":"UBND xã Kim Thành","level":"commune","node":"ab","running":true,"version":"0.1.0","#,
             r#""addresses":["192.168.1.5:7400"],"mesh_port":7400,"media_port":7500,"console":"http://127.0.0.1:8080/","#,
-            r#""started":1,"source":"pattern","source_lacks":null},"points":[{"name":"UBND xã Kim Thành","level":"commune","node":"ab","#,
-            r#""online":true,"last_seen":2,"addresses":[],"rtt_ms":null}],"session":null,"#,
+            r#""started":1,"source":"pattern","source_lacks":null,"roster":7},"points":[{"name":"UBND xã Kim Thành","#,
+            r#""level":"commune","node":"ab","online":true,"last_seen":2,"addresses":[],"rtt_ms":null,"roster":7,"#,
+            r#""same_roster":true}],"session":null,"#,
             r#""disk":{"free":0,"total":0,"groups":0,"bytes":0,"lost":0,"damaged":false},"#,
             r#""clock":{"against":null,"offset_ms":null,"error_ms":null},"counters":{"pictures_captured":3}}"#,
         );

@@ -125,6 +125,8 @@ impl Driver {
                 });
             }
             Request::RosterSet { from } => return Some((self.set_roster(&from), reply)),
+            Request::InviteTake { id } => return Some((self.take_invite(&id), reply)),
+            Request::InviteCancel { id } => return Some((self.cancel_invite(&id), reply)),
             Request::Stop => {
                 self.stopping = true;
                 return Some((Response::Done, reply));
@@ -141,18 +143,17 @@ impl Driver {
         match merged {
             Ok(false) => return Response::Done,
             Ok(true) => {}
-            Err(error) => return not(Fault::Refused, sentence(&error)),
+            Err(error) => {
+                let reason = sentence(&error);
+                let what = What::Roster { number: self.roster.number() };
+                self.access.refused(Who::Local {}, Deed::Roster, what, &reason);
+                return not(Fault::Refused, reason);
+            }
         }
-        if let Err(error) = block_in_place(|| roster::keep(&self.config.data, &after, self.vault.archive())) {
-            return not(Fault::Failed, sentence(&error));
+        match self.belong(after, Who::Local {}) {
+            Ok(()) => Response::Done,
+            Err(error) => not(Fault::Failed, sentence(&error)),
         }
-        self.access.done(Who::Local {}, Deed::Roster, What::Roster { number: after.number() });
-        self.members = rights::Members::of(self.me, &after);
-        self.roster = after;
-        // Connections first: whoever is no point any more hears nothing from this moment on.
-        self.media.set_members(self.members.clone());
-        self.tell(Input::Roster { members: self.members.clone() });
-        Response::Done
     }
 
     /// Reads beside the vault's writer, on a thread that may block.
@@ -216,6 +217,7 @@ impl Driver {
         let points = self.roster.points().iter().map(|point| {
             let me = point.node == self.me;
             let peer = peers.get(&point.node);
+            let compared = self.spreading.compare(&point.node);
             PointStatus {
                 name: point.name.clone(),
                 level: point.level.clone(),
@@ -224,6 +226,8 @@ impl Driver {
                 last_seen: if me { Some(now) } else { peer.and_then(|peer| peer.last_seen).map(ms_of) },
                 addresses: peer.into_iter().flat_map(|peer| &peer.addresses).map(ToString::to_string).collect(),
                 rtt_ms: peer.and_then(|peer| peer.rtt).map(|rtt| rtt.as_secs_f64() * 1_000.0),
+                roster: if me { Some(self.roster.number()) } else { compared.map(|(number, _)| number) },
+                same_roster: if me { Some(true) } else { compared.map(|(_, same)| same) },
             }
         });
         let clock = match (&view.session, self.offset) {
@@ -248,6 +252,7 @@ impl Driver {
                 started: Some(self.started_ms),
                 source: self.config.room.source.to_string(),
                 source_lacks: self.source_lacks(),
+                roster: self.roster.number(),
             },
             points: points.collect(),
             session: view.session.map(|session| control::Running {

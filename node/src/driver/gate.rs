@@ -13,6 +13,7 @@ use crate::control::Request;
 use crate::engine::rights::{Deed, Denied, Who, may};
 use crate::engine::session::Input;
 use crate::wire::control::Message;
+use crate::wire::roster::KIND as ROSTER;
 
 impl Driver {
     /// Somebody was refused something.
@@ -51,6 +52,17 @@ impl Driver {
         if self.replies.len() >= REPLIES_MAX {
             tracing::warn!(point = self.name(from), "too many questions at once; this one is refused");
             return;
+        }
+        if message.first() == Some(&ROSTER) {
+            let who = Who::Node(from);
+            return match may(&self.members, &who, Deed::Learn) {
+                Ok(()) => self.asked_of_roster(from, message, reply),
+                // Dropping the reply refuses.
+                Err(denied) => {
+                    let door = access::What::Door { door: access::Door::Mesh };
+                    self.denied(&who, access::Deed::Ask, door, denied);
+                }
+            };
         }
         let message = match Message::decode(message) {
             Ok(message) => message,
@@ -111,6 +123,7 @@ pub(crate) fn deed(request: &Request) -> (Deed<'static>, access::Deed) {
         Request::Exporting { .. } => (Deed::Read, access::Deed::Export),
         Request::AccountList | Request::Account { .. } => (Deed::People, access::Deed::Account),
         Request::AccessLog { .. } => (Deed::ReadLog, access::Deed::Ask),
+        Request::InviteTake { .. } | Request::InviteCancel { .. } => (Deed::Administer, access::Deed::Invite),
         Request::RosterSet { .. } => (Deed::HandIn, access::Deed::Roster),
         Request::Stop => (Deed::Stop, access::Deed::Ask),
     }

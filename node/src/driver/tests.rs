@@ -16,6 +16,8 @@ use super::*;
 use crate::config;
 use crate::control::{Session, State, Stats, Status};
 
+mod joining;
+
 /// A running node and its folder.
 struct Node {
     data: PathBuf,

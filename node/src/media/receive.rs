@@ -1,7 +1,8 @@
 //! What comes in: connections, control messages, groups. Here the outside is met, so here is every limit.
 //!
 //! A connection is first a stranger: its certificate proves a key, and the roster says whether the key is a point's.
-//! Until then nothing is read from it, and nothing said. After that each stream has its own small task, bounded in
+//! Until then nothing is read from it, and nothing said, except on a connection that is for joining and nothing else
+//! (`media/visit.rs`). After that each stream has its own small task, bounded in
 //! bytes and in time; what breaks a rule ends the connection, what is merely not wanted ends the stream.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use super::probe::{self, Pending};
 use super::send::Command;
 use super::session::Inadmissible;
 use super::tls::{self, Purpose};
+use super::visit::Visit;
 use super::{CONTROL_MAX, Event, HANDSHAKE_MAX, Peer, Shared, fetch};
 use crate::engine::door::{Answer, Proof, Visit};
 use crate::engine::fanout::LaneId;
@@ -111,14 +113,22 @@ async fn greet(incoming: Incoming, mut guest: Guest) {
     let Some((node, purpose)) = tls::peer_of(&connection) else {
         return connection.close(VarInt::from_u32(Close::Malformed as u32), b"");
     };
-    if !shared.state().may_connect(node) {
-        tracing::info!(peer = %node.short(), "media: a stranger was turned away");
-        return connection.close(VarInt::from_u32(Close::Stranger as u32), b"");
+    let is_point = shared.state().may_connect(node);
+    if is_point {
+        guest.welcome(node);
     }
-    guest.welcome(node);
     match purpose {
-        Purpose::Live => run(shared, node, connection, Side::Accepted).await,
-        Purpose::Copy => fetch::serve(shared, node, connection).await,
+        Purpose::Join => {
+            if let Some(visit) = Visit::receive(node, connection).await {
+                shared.tell_driver(Event::Visit(visit)).await;
+            }
+        }
+        Purpose::Live if is_point => run(shared, node, connection, Side::Accepted).await,
+        Purpose::Copy if is_point => fetch::serve(shared, node, connection).await,
+        Purpose::Live | Purpose::Copy => {
+            tracing::info!(peer = %node.short(), "media: a stranger was turned away");
+            connection.close(VarInt::from_u32(Close::Stranger as u32), b"");
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Connection, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 use store::id::NodeId;
 
-use crate::wire::media::{ALPN_COPY, ALPN_LIVE};
+use crate::wire::media::{ALPN_COPY, ALPN_JOIN, ALPN_LIVE};
 
 /// Nothing heard for so long, and the connection is dead. The room is told of silence much earlier, by our own clock
 /// exchange.
@@ -39,6 +39,20 @@ const INCOMING_BYTES_TOTAL: u64 = 4 << 20;
 pub(super) enum Purpose {
     Live,
     Copy,
+    /// The one purpose that is open to nodes outside the roster.
+    Join,
+}
+
+impl Purpose {
+    const ALL: [Purpose; 3] = [Purpose::Live, Purpose::Copy, Purpose::Join];
+
+    const fn alpn(self) -> &'static [u8] {
+        match self {
+            Purpose::Live => ALPN_LIVE,
+            Purpose::Copy => ALPN_COPY,
+            Purpose::Join => ALPN_JOIN,
+        }
+    }
 }
 
 /// Why a connection's configuration could not be made.
@@ -50,10 +64,10 @@ fn fault(error: impl std::fmt::Display) -> Error {
     Error(error.to_string())
 }
 
-/// Accepts both purposes. Who it is, is asked afterwards.
+/// Accepts every purpose. Who it is, is asked afterwards.
 pub(super) fn server(keypair: &Keypair) -> Result<ServerConfig, Error> {
     let mut tls = libp2p_tls::make_server_config(keypair).map_err(fault)?;
-    tls.alpn_protocols = vec![ALPN_LIVE.to_vec(), ALPN_COPY.to_vec()];
+    tls.alpn_protocols = Purpose::ALL.iter().map(|purpose| purpose.alpn().to_vec()).collect();
     tls.key_log = Arc::new(rustls::NoKeyLog {});
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(fault)?));
@@ -68,17 +82,23 @@ pub(super) fn server(keypair: &Keypair) -> Result<ServerConfig, Error> {
 
 /// Connects to `peer` and to nobody else.
 pub(super) fn client(keypair: &Keypair, peer: &NodeId, purpose: Purpose) -> Result<ClientConfig, Error> {
-    let expected = crate::mesh::peer_id(peer).map_err(fault)?;
-    let mut tls = libp2p_tls::make_client_config(keypair, Some(expected)).map_err(fault)?;
-    tls.alpn_protocols = vec![match purpose {
-        Purpose::Live => ALPN_LIVE.to_vec(),
-        Purpose::Copy => ALPN_COPY.to_vec(),
-    }];
+    connect(keypair, Some(peer), purpose)
+}
+
+/// Connects to whoever is there, to join. What it may believe of the other side is for the caller.
+pub(super) fn visitor(keypair: &Keypair) -> Result<ClientConfig, Error> {
+    connect(keypair, None, Purpose::Join)
+}
+
+fn connect(keypair: &Keypair, peer: Option<&NodeId>, purpose: Purpose) -> Result<ClientConfig, Error> {
+    let expected = peer.map(crate::mesh::peer_id).transpose().map_err(fault)?;
+    let mut tls = libp2p_tls::make_client_config(keypair, expected).map_err(fault)?;
+    tls.alpn_protocols = vec![purpose.alpn().to_vec()];
     tls.key_log = Arc::new(rustls::NoKeyLog {});
     tls.resumption = rustls::client::Resumption::disabled();
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(fault)?));
     config.transport_config(Arc::new(transport(match purpose {
-        Purpose::Live => 0,
+        Purpose::Live | Purpose::Join => 0,
         Purpose::Copy => FETCH_STREAMS,
     })));
     Ok(config)
@@ -90,11 +110,7 @@ pub(super) fn peer_of(connection: &Connection) -> Option<(NodeId, Purpose)> {
     let certificate = libp2p_tls::certificate::parse(chain.first()?).ok()?;
     let node = crate::mesh::node_id(&certificate.peer_id())?;
     let handshake = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
-    let purpose = match handshake.protocol.as_deref() {
-        Some(ALPN_LIVE) => Purpose::Live,
-        Some(ALPN_COPY) => Purpose::Copy,
-        _ => return None,
-    };
+    let purpose = Purpose::ALL.into_iter().find(|purpose| handshake.protocol.as_deref() == Some(purpose.alpn()))?;
     Some((node, purpose))
 }
 

@@ -15,6 +15,9 @@ pub const ALPN_LIVE: &[u8] = b"diemcau-live/1";
 /// The ALPN of a connection that carries copies of stored groups.
 pub const ALPN_COPY: &[u8] = b"diemcau-copy/1";
 
+/// The ALPN of a connection of a node that wants to join; its words are `join::wire`.
+pub const ALPN_JOIN: &[u8] = b"diemcau join 1";
+
 /// First byte of a unidirectional stream that carries one group as it is made.
 pub const STREAM_GROUP: u8 = 0x01;
 /// First byte of a unidirectional stream of padding that measures the line.
