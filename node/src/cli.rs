@@ -12,6 +12,8 @@ mod bench;
 mod demo;
 mod exit;
 mod init;
+mod invite;
+mod join;
 mod log;
 mod output;
 mod parent;
@@ -43,6 +45,8 @@ struct Program {
 enum Command {
     Demo(demo::Args),
     Init(init::Args),
+    Invite(invite::Args),
+    Join(join::Args),
     Authority(authority::Args),
     Run(run::Args),
     Status(status::Args),
@@ -67,6 +71,8 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(args) => demo::main(args),
         Command::Init(args) => init::main(args),
+        Command::Invite(args) => invite::main(args),
+        Command::Join(args) => join::main(args),
         Command::Authority(args) => authority::main(args),
         Command::Run(args) => run::main(args),
         Command::Status(args) => status::main(args),

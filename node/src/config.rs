@@ -334,6 +334,12 @@ pub fn template() -> String {
     text
 }
 
+/// The manual page as [`template`] gives it, with these points to call.
+pub fn template_calling(peers: &[Address]) -> String {
+    let peers: Vec<Value> = peers.iter().map(|peer| Value::String(peer.to_string())).collect();
+    template().replacen("# peers = []\n", &format!("peers = {}\n", Value::Array(peers)), 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,6 +372,16 @@ mod tests {
         let given = file(&template());
         assert_eq!(resolve(&given).unwrap(), resolve(&Given { file: None, ..given }).unwrap());
         assert!(template().contains("# port = 7400"));
+    }
+
+    #[test]
+    fn a_joined_folders_file_has_whom_to_call() {
+        let peers: Vec<Address> = ["10.0.0.1:7400", "[2001:db8::5]:7401"].map(|text| text.parse().unwrap()).into();
+        let config = resolve(&file(&template_calling(&peers))).unwrap();
+        assert_eq!(
+            config,
+            Config { mesh: Mesh { peers, ..config.mesh.clone() }, ..resolve(&file(&template())).unwrap() }
+        );
     }
 
     #[test]

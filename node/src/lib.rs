@@ -16,3 +16,4 @@ pub mod secret;
 pub mod studio;
 pub mod vault;
 pub mod wire;
+pub mod words;

@@ -2,3 +2,4 @@
 
 mod authority;
 mod floods;
+mod joining;
