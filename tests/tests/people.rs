@@ -6,7 +6,7 @@ use std::path::Path;
 
 use node::control::access::AccessLine;
 use serde_json::{Value, json};
-use tests::office::{Point, init};
+use tests::office::{Point, found};
 use tests::program::{Call, Folder};
 
 /// What a browser at the machine would do: one request, from the page itself. Gives status, cookie and body.
@@ -41,7 +41,7 @@ fn log(data: &Path) -> Vec<AccessLine> {
 fn an_account_is_made_used_changed_and_removed() {
     let folder = Folder::new();
     let data = folder.join("point");
-    init(&data, "Xã Kim Thành");
+    found(&[(&data, "Xã Kim Thành")]);
     let lan = account(&data, "add lan --role chair");
     let mut point = Point::on(data.clone(), "Xã Kim Thành");
     let page = point.run(&["--port", "0"]).own.console.expect("a page");
