@@ -255,10 +255,12 @@ impl Fanout {
         self.next_tick
     }
 
-    /// The delay of a neighbour's line, the bits per second it is thought to carry, and whether it is used live.
-    pub fn line(&self, lane: LaneId) -> Option<(Duration, u64, bool)> {
-        let lane = self.lanes.get(&lane)?;
-        Some((lane.line.delay(), lane.line.estimate(), !lane.subscriptions.is_empty()))
+    /// The delay of a neighbour's line, the bits per second it is thought to carry, and whether it is used live: whether
+    /// anything flows there, as a session that is ending still has its subscribers and nothing for them.
+    pub fn line(&self, id: LaneId) -> Option<(Duration, u64, bool)> {
+        let lane = self.lanes.get(&id)?;
+        let used = self.groups.values().any(|group| group.flows.iter().any(|flow| flow.lane == id));
+        Some((lane.line.delay(), lane.line.estimate(), used))
     }
 
     fn up(&mut self, now: Instant, lane: LaneId, estimate: u64) {

@@ -168,6 +168,22 @@ fn a_whole_group_is_finished_and_forgotten() {
 }
 
 #[test]
+fn a_line_is_in_use_while_something_flows_and_not_for_having_subscribers() {
+    let mut shell = Shell::new();
+    shell.up(1, FAST);
+    shell.up(2, FAST);
+    shell.subscribe(1, track(1, TrackKind::Audio), 6);
+    let used = |shell: &Shell| [1, 2].map(|lane| shell.fanout.line(lane).is_some_and(|(.., used)| used));
+    assert_eq!(used(&shell), [false, false]);
+    shell.open(10, track(1, TrackKind::Audio), 5);
+    shell.grow(10, 140, Fate::Open);
+    assert_eq!(used(&shell), [true, false]);
+    shell.grow(10, 500, Fate::Whole);
+    shell.give(Input::Tick);
+    assert_eq!(used(&shell), [false, false]);
+}
+
+#[test]
 fn a_broken_group_never_looks_whole() {
     let mut shell = Shell::new();
     shell.up(1, FAST);
