@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use node::control::{Session, Status};
+use node::control::{self, Request, Response, Session, Stats, Status};
 use node::identity::{Identity, roster};
 use serde_json::Value;
 use store::archive::Archive;
@@ -95,6 +95,15 @@ impl Point {
 
     pub fn status(&self) -> Status {
         Call::new(["status", "--json"]).data(&self.data).json()
+    }
+
+    /// What its room has been shown of the running or last session.
+    pub fn stats(&self) -> Stats {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        match runtime.block_on(control::call(&self.data, &Request::Stats)) {
+            Ok(Response::Stats(stats)) => *stats,
+            other => panic!("asked what was shown, the node of {} answered {other:?}", self.name),
+        }
     }
 
     /// Whether this point can reach the one called `name`.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, kill_process, kill_process_group};
 use serde::de::DeserializeOwned;
+use simnet::lab::Host;
 use tempfile::TempDir;
 
 pub use rustix::process::Signal;
@@ -129,6 +130,13 @@ impl Call {
     /// `diemcau` with these arguments, no input, and none of our settings that the environment may hold.
     pub fn new<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> Self {
         Self::of(path(), args)
+    }
+
+    /// `diemcau` with these arguments on a host of a lab.
+    pub fn on<A: Into<OsString>>(host: &Host, args: impl IntoIterator<Item = A>) -> Self {
+        let mut command = host.command().into_iter();
+        let first = command.next().expect("a program that brings another there");
+        Self::of(first, command).arg(path()).args(args)
     }
 
     /// Another program, which has to end with the test as well.

@@ -5,6 +5,7 @@ mod archive;
 mod cli;
 mod fuzz;
 mod people;
+mod lab;
 mod session;
 mod tidy;
 mod trust;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use codec::capture::pattern;
 use codec::gallery;
@@ -20,7 +20,7 @@ use store::id::{GroupId, TrackKind};
 use store::journal::{EndReason, Event};
 use tests::film;
 use tests::office::{Kept, Office, Point, SOON, alone, entry, init};
-use tests::program::{Call, Folder, path, until};
+use tests::program::{Call, Folder, until};
 
 /// What `demo --json` prints: these names and no others.
 #[derive(Debug, Deserialize)]
@@ -446,130 +446,4 @@ fn a_stranger_gets_nowhere_and_disturbs_nobody() {
     let left = central.journal.iter().filter(|entry| matches!(entry.event, Event::Left { .. })).count();
     assert_eq!(left, 0, "{:?}", central.journal);
     central.must_have(&office.points[1].kept(&session), "the delegate");
-}
-
-/// A network of two hosts: namespaces joined by a cable. Removed with the value.
-struct Cable {
-    hosts: [String; 2],
-    /// The cable's end at the first host.
-    end: String,
-}
-
-impl Cable {
-    /// `None`, and why on stderr, where that is not possible.
-    fn lay() -> Option<Self> {
-        let id = std::process::id();
-        let [end_a, end_b] = [format!("dc{id}a"), format!("dc{id}b")];
-        let cable = Self { hosts: [format!("dc-{id}-a"), format!("dc-{id}-b")], end: end_a.clone() };
-        let [a, b] = &cable.hosts;
-        let mut steps = vec![
-            format!("netns add {a}"),
-            format!("netns add {b}"),
-            format!("link add {end_a} netns {a} type veth peer name {end_b} netns {b}"),
-        ];
-        for (space, end, address) in [(a, &end_a, "10.77.0.1/24"), (b, &end_b, "10.77.0.2/24")] {
-            steps.push(format!("-n {space} address add {address} dev {end}"));
-            steps.push(format!("-n {space} link set lo up"));
-            steps.push(format!("-n {space} link set {end} up"));
-        }
-        for step in steps {
-            let done = std::process::Command::new("ip").args(step.split(' ')).output();
-            let why = match done {
-                Ok(done) if done.status.success() => continue,
-                Ok(done) => String::from_utf8_lossy(&done.stderr).trim().to_owned(),
-                Err(error) => error.to_string(),
-            };
-            eprintln!("skipped, as two networks cannot be made here: `ip {step}`: {why}");
-            return None;
-        }
-        Some(cable)
-    }
-
-    /// Two points that run on the hosts of such a network and see each other, told of nobody's address.
-    fn between_two_points() -> Option<(Office, Self)> {
-        let mut office = Office::new(&["Trung tâm", "Xã Kim Thành"]);
-        let cable = Self::lay()?;
-        for (host, point) in office.points.iter_mut().enumerate() {
-            point.start(cable.on(host, &["run"]));
-        }
-        let [central, delegate] = &office.points[..] else { unreachable!("two were set up") };
-        let meet = || (central.sees(&delegate.name) && delegate.sees(&central.name)).then_some(());
-        until("each sees the other", SOON, meet);
-        Some((office, cable))
-    }
-
-    /// Pulls the cable out at the first host, or puts it in again.
-    fn pull(&self, out: bool) {
-        let state = if out { "down" } else { "up" };
-        let done = Call::of("ip", ["-n", &self.hosts[0], "link", "set", &self.end, state]).run();
-        done.succeeded();
-    }
-
-    /// The program with its arguments on one of the hosts.
-    fn on(&self, host: usize, args: &[&str]) -> Call {
-        Call::of("ip", ["netns", "exec", &self.hosts[host]]).arg(path()).args(args)
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        for space in &self.hosts {
-            // One that was never made need not go.
-            let _ = std::process::Command::new("ip").args(["netns", "del", space]).output();
-        }
-    }
-}
-
-#[test]
-fn points_on_one_network_find_each_other_without_being_told_where() {
-    let _machine = alone();
-    let Some((mut office, _cable)) = Cable::between_two_points() else { return };
-    let [central, delegate] = &office.points[..] else { unreachable!("two were set up") };
-    let found = central.status().points.into_iter().find(|point| point.name == delegate.name).expect("it is online");
-    assert!(found.addresses.iter().any(|address| address.contains("10.77.0.2")), "{found:?}");
-    // Sound and picture find their way as well.
-    let session = central.start_session("Không cần cấu hình").id;
-    central.wait_for_all(&session);
-    central.wait_for_groups(6);
-    central.end_session();
-    office.stop();
-    let kept = office.points[0].kept(&session);
-    assert!(kept.groups.keys().any(|id| id.track.point().get() == 2), "central has groups of the other");
-}
-
-/// Longer than a connection outlives silence in the second case, so that everything is made anew.
-#[test]
-fn what_was_recorded_while_the_line_was_cut_is_at_central_soon_after() {
-    let _machine = alone();
-    let Some((mut office, cable)) = Cable::between_two_points() else { return };
-    let [central, delegate] = &office.points[..] else { unreachable!("two were set up") };
-    let session = central.start_session("Đường truyền xấu").id;
-    central.wait_for_all(&session);
-    delegate.wait_for_groups(4);
-    // Groups of the delegate that lie at central.
-    let there = || {
-        let shown: Value = Call::new(["archive", "show", &session, "--json"]).data(&central.data).json();
-        let tracks = shown["tracks"].as_array().expect("tracks").iter();
-        tracks
-            .filter(|track| track["point"] == *delegate.name)
-            .filter_map(|track| track["groups"].as_u64())
-            .sum::<u64>()
-    };
-    for seconds in [1, 30] {
-        let before = delegate.status().disk.groups;
-        cable.pull(true);
-        std::thread::sleep(Duration::from_secs(seconds));
-        let made = delegate.status().disk.groups;
-        assert!(made >= before + seconds.saturating_sub(4), "a room goes on recording: {before}, then {made}");
-        cable.pull(false);
-        let mended = Instant::now();
-        until("all that was made before is at central", SOON, || (there() >= made).then_some(()));
-        println!("cut for {seconds} s: {made} groups are at central {:.1} s after", mended.elapsed().as_secs_f64());
-    }
-    let ended = central.end_session();
-    assert_eq!(ended.gaps, 0);
-    office.stop();
-    let [central, delegate] = [0, 1].map(|at| office.points[at].kept(&session));
-    central.must_have(&delegate, "the delegate");
-    assert_eq!(central.unexplained(), []);
 }
