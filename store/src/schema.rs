@@ -224,7 +224,10 @@ mod tests {
         assert_eq!(parse_wrap_key(&wrap), Some((2, NodeId::from_bytes([0xbb; 32]))));
         assert_eq!(parse_wrap_key(&wrap[1..]), None);
         let names: Vec<_> = Column::ALL.map(Column::name).into();
-        assert_eq!(names, ["cfg", "ses", "jnl", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have", "part"]);
+        assert_eq!(
+            names,
+            ["cfg", "ses", "jnl", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have", "part"]
+        );
     }
 
     #[test]

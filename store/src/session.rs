@@ -109,7 +109,7 @@ pub struct Head {
 }
 
 /// The head as version 1 wrote it: with one epoch, which nobody was removed in.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Version1 {
     id: SessionId,
@@ -126,7 +126,8 @@ struct Version1 {
 
 impl From<Version1> for Head {
     fn from(old: Version1) -> Head {
-        let Version1 { id, title, state, central, points, epoch, commitment, suite, started_unix_ms, ended_unix_ms } = old;
+        let Version1 { id, title, state, central, points, epoch, commitment, suite, started_unix_ms, ended_unix_ms } =
+            old;
         let epochs = vec![Period { epoch, ..Period::first(commitment) }];
         Head { id, title, state, central, points, epochs, suite, started_unix_ms, ended_unix_ms }
     }

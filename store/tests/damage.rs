@@ -13,7 +13,7 @@ use store::keys::SessionKey;
 use store::record::{Flags, Record, Writer};
 use store::schema::Store;
 use store::seal::{Sealer, Start, Suite};
-use store::session::{Head, Member, State};
+use store::session::{Head, Member, Period, State};
 
 /// Groups of each track.
 const GROUPS: u64 = 12;
@@ -48,8 +48,7 @@ fn head(state: State) -> Head {
         state,
         central: node(),
         points: vec![member],
-        epoch: 0,
-        commitment: Hash::NONE,
+        epochs: vec![Period::first(Hash::NONE)],
         suite: Suite::default(),
         started_unix_ms: 1_700_000_000_000,
         ended_unix_ms: (state == State::Ended).then_some(1_700_000_060_000),

@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use node::config;
 use node::control::{self, Fault, Request, Session};
 use node::engine::rights::{self, Members, may};
 use node::export::{self, Exported, Holding, Missing, Options, Progress};
 use node::identity::{Identity, roster};
 use serde::Serialize;
 use store::access::{Access, Deed, What as To, Who};
-use store::archive;
 use store::id::SessionId;
 
 use super::access;
@@ -311,6 +309,8 @@ fn gap(missing: &Missing) -> String {
 
 #[cfg(test)]
 mod tests {
+    use store::archive;
+
     use clap::Parser;
     use node::export::{Absent, Reason};
     use store::id::{PointNumber, TrackId, TrackKind};

@@ -114,6 +114,7 @@ impl Allowed {
 /// The rights of a list.
 pub(crate) fn rights(list: &[Allowed]) -> BTreeSet<Right> {
     list.iter().filter_map(|allowed| allowed.right()).collect()
+}
 
 /// What every listing takes.
 #[derive(Debug, clap::Args)]

@@ -63,9 +63,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
     match args.what {
         What::Start { title, points, data, format } => one(&data, format, &Request::SessionStart { title, points }),
         What::End { session, data, format } => one(&data, format, &Request::SessionEnd { session }),
-        What::Remove { point, session, data, format } => {
-            one(&data, format, &Request::SessionRemove { point, session })
-        }
+        What::Remove { point, session, data, format } => one(&data, format, &Request::SessionRemove { point, session }),
         What::Show(One { session, data, format }) => one(&data, format, &Request::SessionShow { session }),
         What::List(Listing { data, format }) => match ask(&data, &Request::SessionList)? {
             Response::Sessions { sessions } if format.json => Ok(output::json(&sessions)?),

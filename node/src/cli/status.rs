@@ -131,9 +131,8 @@ fn describe(status: &Status) -> String {
 /// not heard of it.
 fn roster_line(status: &Status) -> String {
     let differing = status.points.iter().filter(|point| point.same_roster == Some(false));
-    let differing: Vec<String> = differing
-        .map(|point| format!("{} (roster {})", point.name, point.roster.unwrap_or_default()))
-        .collect();
+    let differing: Vec<String> =
+        differing.map(|point| format!("{} (roster {})", point.name, point.roster.unwrap_or_default())).collect();
     match differing.as_slice() {
         [] => format!("roster {}\n", status.own.roster),
         differing => format!("roster {}, not the same at {}\n", status.own.roster, differing.join(", ")),

@@ -31,7 +31,7 @@ const HEADERS_MAX: usize = 64;
 /// A request's body is there within this time.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// Longest request body in bytes: the names of a session's points.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// After this time a connection ends with the request in work; browsers make another without being asked.
 const LIFE: Duration = Duration::from_secs(120);
 /// And after that one whatever it does. The longest request waits for the end of a session.

@@ -390,7 +390,7 @@ async fn what_cannot_be_read_is_refused_without_being_repeated() {
         assert!([400, 422].contains(&answer.status) && answer.error() == "form", "{answer:?}");
         assert!(!answer.body.contains("bí mật"), "{answer:?}");
     }
-    let long = format!(r#"{{"title":"{}"}}"#, "x".repeat(BODY_BYTES_MAX));
+    let long = format!(r#"{{"title":"{}"}}"#, "x".repeat(serve::BODY_BYTES_MAX));
     assert_eq!(room.post("/api/session/start", &cookie, &long).await.status, 413);
     let strange = room.get("/api/log/access?whom=lan", &[("Cookie", &cookie)]).await;
     assert_eq!(strange.status, 400);

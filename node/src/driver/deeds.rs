@@ -262,7 +262,9 @@ impl Driver {
             Ok(session) => self.answer_session(session, reply),
             Err(refusal) => {
                 let fault = match refusal {
-                    Refusal::NotRunning | Refusal::Other(_) | Refusal::Unknown(_) | Refusal::NotThere(_) => Fault::Missing,
+                    Refusal::NotRunning | Refusal::Other(_) | Refusal::Unknown(_) | Refusal::NotThere(_) => {
+                        Fault::Missing
+                    }
                     Refusal::Storage(_) => Fault::Failed,
                     Refusal::Busy(_)
                     | Refusal::NoRecovery

@@ -24,11 +24,14 @@ impl Driver {
         let mut wraps = BTreeMap::new();
         let points = points.filter_map(|node| self.roster.point(node));
         let recovery = self.roster.recovery();
-        let recipients = points.map(|point| (point.node, point.wrap)).chain([(recovery_recipient(&recovery), recovery)]);
+        let recipients =
+            points.map(|point| (point.node, point.wrap)).chain([(recovery_recipient(&recovery), recovery)]);
         for (recipient, public) in recipients {
             match key.wrap(&public, &WrapContext { session, epoch, recipient }) {
                 Ok(wrap) => drop(wraps.insert(recipient, wrap)),
-                Err(error) => tracing::error!(%session, recipient = %recipient.short(), %error, "no key can be wrapped"),
+                Err(error) => {
+                    tracing::error!(%session, recipient = %recipient.short(), %error, "no key can be wrapped")
+                }
             }
         }
         let commitment = key.commitment();

@@ -46,14 +46,9 @@ pub(super) struct Porch {
 impl Porch {
     /// With the invites that lie in the data folder, and where what knockers say comes out. `after` is the membership,
     /// into which admissions go that a crash kept out of it.
-    pub(super) fn new(
-        invites: Vec<Invite>,
-        me: &NodeId,
-        after: &mut Membership,
-    ) -> (Self, mpsc::Receiver<Input>) {
-        let ours = |invite: &Invite| {
-            invite.grant().issuer == *me && invite.signed_grant().signer() == after.authority()
-        };
+    pub(super) fn new(invites: Vec<Invite>, me: &NodeId, after: &mut Membership) -> (Self, mpsc::Receiver<Input>) {
+        let ours =
+            |invite: &Invite| invite.grant().issuer == *me && invite.signed_grant().signer() == after.authority();
         let invites: Vec<Invite> = invites.into_iter().filter(ours).collect();
         for admission in invites.iter().filter_map(Invite::admission) {
             match after.merge_admission(admission.clone()) {

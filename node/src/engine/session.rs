@@ -152,7 +152,6 @@ impl Engine {
                 self.linked.remove(&node);
                 self.each_chair(now, |chair, context, out| chair.media_down(context, node, reason, out));
             }
-            Input::Roster { members } => self.config.members = members,
             Input::Asked { from, ticket, message } => self.asked(now, from, ticket, message),
             Input::Answered { node, session, answer } => {
                 self.chair(now, session, |chair, context, out| chair.answered(context, node, answer.as_ref(), out));

@@ -108,8 +108,7 @@ impl Scene {
 
     fn record(&self, track: TrackId, frames: &[Frame], late: u64, without: &[GroupId]) {
         let node = self.points[usize::from(track.point().get())].id();
-        let mut sealer =
-            Some(Sealer::new(&self.key, self.head.suite, self.head.id, node, track, 0, Start::random()));
+        let mut sealer = Some(Sealer::new(&self.key, self.head.suite, self.head.id, node, track, 0, Start::random()));
         let first = START_US - BEFORE_US;
         for seq in 0..3 {
             let t0 = first + seq * GROUP_US;

@@ -68,12 +68,7 @@ pub enum Refusal {
 }
 
 /// Knocks at every address of the code until this node is let in. `unix_ms` is the wall clock now.
-pub async fn call(
-    identity: &Identity,
-    code: &Code,
-    addresses: Vec<String>,
-    unix_ms: u64,
-) -> Result<Joined, Refusal> {
+pub async fn call(identity: &Identity, code: &Code, addresses: Vec<String>, unix_ms: u64) -> Result<Joined, Refusal> {
     let mut tried = Vec::new();
     for address in code.addresses() {
         tried.extend(resolve(address).await);
@@ -117,10 +112,8 @@ async fn talk(identity: &Identity, code: &Code, newcomer: Newcomer, mut visit: V
     let line = Line { binding: visit.binding, knocker: identity.id(), host: visit.node };
     let now = newcomer.unix_ms;
     let (mut knock, first) = Knock::new(code.secret().clone(), line, newcomer);
-    let broken = |knock: &Knock, error: &visit::Error| Answered {
-        refusal: of_line(error),
-        is_host: knock.is_with_host(),
-    };
+    let broken =
+        |knock: &Knock, error: &visit::Error| Answered { refusal: of_line(error), is_host: knock.is_with_host() };
     visit.say(&first).await.map_err(|error| broken(&knock, &error))?;
     loop {
         let frame = match timeout(FRAME_WAIT, visit.hear(FRAME_MAX)).await {

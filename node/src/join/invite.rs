@@ -201,7 +201,9 @@ pub fn load(data: &Path, unix_ms: u64) -> Result<Vec<Invite>, Error> {
         match read_file(&path) {
             Ok(invite) if invite.is_forgotten(unix_ms) => fs::remove_file(&path).map_err(disk(&path))?,
             Ok(invite) => invites.push(invite),
-            Err(Error::Damaged { path }) => tracing::error!(path = %path.display(), "an invite is damaged and passed over"),
+            Err(Error::Damaged { path }) => {
+                tracing::error!(path = %path.display(), "an invite is damaged and passed over")
+            }
             Err(error) => return Err(error),
         }
     }

@@ -202,7 +202,9 @@ mod tests {
             longer.push(0);
             assert_eq!(decode::<Answer>(&longer), Err(Garbled));
         }
-        for bad in [&[0x9b, 255, 255, 255, 255, 255, 255, 255, 255][..], &[0x81; 8_000], &[0x5b, 127, 0, 0, 0, 0, 0, 0, 0]] {
+        for bad in
+            [&[0x9b, 255, 255, 255, 255, 255, 255, 255, 255][..], &[0x81; 8_000], &[0x5b, 127, 0, 0, 0, 0, 0, 0, 0]]
+        {
             assert_eq!(decode::<Ask>(bad), Err(Garbled));
             assert_eq!(decode::<Answer>(bad), Err(Garbled));
         }

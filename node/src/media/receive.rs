@@ -22,7 +22,7 @@ use super::probe::{self, Pending};
 use super::send::Command;
 use super::session::Inadmissible;
 use super::tls::{self, Purpose};
-use super::visit::Visit;
+use super::visit;
 use super::{CONTROL_MAX, Event, HANDSHAKE_MAX, Peer, Shared, fetch};
 use crate::engine::door::{Answer, Proof, Visit};
 use crate::engine::fanout::LaneId;
@@ -119,7 +119,7 @@ async fn greet(incoming: Incoming, mut guest: Guest) {
     }
     match purpose {
         Purpose::Join => {
-            if let Some(visit) = Visit::receive(node, connection).await {
+            if let Some(visit) = visit::Visit::receive(node, connection).await {
                 shared.tell_driver(Event::Visit(visit)).await;
             }
         }

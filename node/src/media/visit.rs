@@ -104,8 +104,7 @@ impl Visit {
         let endpoint = Endpoint::client(local).map_err(|error| broken(&error))?;
         let config = tls::visitor(&crate::mesh::keypair(key)).map_err(|error| broken(&error))?;
         // The name is not looked at: the certificate carries a key instead.
-        let connecting =
-            endpoint.connect_with(config, at, "diemcau.invalid").map_err(|error| broken(&error))?;
+        let connecting = endpoint.connect_with(config, at, "diemcau.invalid").map_err(|error| broken(&error))?;
         let connection = tokio::time::timeout(CALL_MAX, connecting).await.map_err(|_| Error::Silent)?.map_err(ended)?;
         let Some((node, Purpose::Join)) = tls::peer_of(&connection) else { return Err(Error::Version) };
         let (sender, receiver) = connection.open_bi().await.map_err(ended)?;

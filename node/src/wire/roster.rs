@@ -115,7 +115,10 @@ mod tests {
 
     #[test]
     fn the_first_version_is_read_for_ever() {
-        assert_eq!(each().iter().map(|m| hex::encode(m.encode())).collect::<Vec<_>>(), VERSION_1.lines().collect::<Vec<_>>());
+        assert_eq!(
+            each().iter().map(|m| hex::encode(m.encode())).collect::<Vec<_>>(),
+            VERSION_1.lines().collect::<Vec<_>>()
+        );
         let kept = VERSION_1.lines().map(|line| Message::decode(&hex::decode(line).expect("hex")).expect("version 1"));
         assert_eq!(kept.collect::<Vec<_>>(), each());
     }
@@ -123,7 +126,8 @@ mod tests {
     #[test]
     fn the_longest_messages_fit() {
         let full = Message::Part { total: 1 << 40, bytes: vec![7; PART_MAX].into() };
-        let many = Message::News(News { number: u64::MAX, roster: Hash::NONE, admissions: vec![Hash::NONE; ADMISSIONS_MAX] });
+        let many =
+            Message::News(News { number: u64::MAX, roster: Hash::NONE, admissions: vec![Hash::NONE; ADMISSIONS_MAX] });
         for message in [full, many] {
             assert_eq!(Message::decode(&message.encode()), Ok(message));
         }
@@ -145,7 +149,9 @@ mod tests {
         let mut bytes = vec![KIND, VERSION];
         ciborium::into_writer(&over, &mut bytes).expect("memory");
         assert_eq!(Message::decode(&bytes), Err(Error::Malformed));
-        for bad in [&[0x9b, 255, 255, 255, 255, 255, 255, 255, 255][..], &[0x81; 60_000], &[0x5b, 127, 0, 0, 0, 0, 0, 0, 0]] {
+        for bad in
+            [&[0x9b, 255, 255, 255, 255, 255, 255, 255, 255][..], &[0x81; 60_000], &[0x5b, 127, 0, 0, 0, 0, 0, 0, 0]]
+        {
             assert_eq!(Message::decode(&[&[KIND, VERSION], bad].concat()), Err(Error::Malformed));
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use store::access::Access;
+use store::access;
 use store::cbor as deterministic;
 use store::id::NodeId;
 use store::journal::{Chain, Entry};
@@ -26,7 +26,7 @@ pub(super) fn signed(bytes: &[u8]) -> bool {
         is_signed::<Grant>(bytes),
         is_signed::<Admission>(bytes),
         is_signed::<Request>(bytes),
-        is_signed::<Access>(bytes),
+        is_signed::<access::Entry>(bytes),
     ];
     known.contains(&true)
 }

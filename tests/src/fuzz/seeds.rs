@@ -25,7 +25,7 @@ use store::locked;
 use store::record::{self, Flags};
 use store::roster::{Admission, Grant, GrantId, Membership, Point, Proof, Request as Asked, Revoked, Right, Roster};
 use store::seal::{Sealer, Start, Suite};
-use store::session::{Head, Member, State};
+use store::session::{Head, Member, Period, State};
 use store::shares;
 use store::signed::{Content, Signed};
 
@@ -100,8 +100,7 @@ fn head() -> Head {
         state: State::Open,
         central: node_key(0).id(),
         points: vec![member(0, "Trung tâm"), member(1, "Xã Tân Phú")],
-        epoch: 0,
-        commitment: session_key().commitment(),
+        epochs: vec![Period::first(session_key().commitment())],
         suite: Suite::default(),
         started_unix_ms: 1_700_000_000_000,
         ended_unix_ms: None,
@@ -114,17 +113,18 @@ fn control_messages() -> Vec<Vec<u8>> {
     let messages = [
         Message::Invite(Box::new(Invite {
             head: head(),
-            wrap: wrap(),
+            wraps: [(0, [(wrap_context().recipient, wrap())].into())].into(),
             media: media.clone(),
             media_port: 7500,
             origin: -5,
         })),
-        Message::Accepted(Accepted { session, first_seq: 17, unused: unused.clone() }),
+        Message::Accepted(Accepted { session, epoch: 0, first_seq: 17, unused: unused.clone() }),
         Message::refused(session, "bận"),
         Message::End(End { session, unix_ms: 5, media, media_port: 7500 }),
         Message::Ending { session, took_part: true },
         Message::Finished(Finished { session, tracks: vec![Last { track: track(), seq: 9 }], unused }),
         Message::Back { session },
+        Message::Removed { session },
         Message::Wait { session },
         Message::Done { session },
     ];

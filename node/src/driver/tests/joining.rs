@@ -124,7 +124,11 @@ async fn media_of(node: &Node) -> SocketAddr {
 
 /// The line of a village: 80 ms and one packet in fifty lost, each way.
 fn bad_line() -> link::Config {
-    link::Config { delay: Duration::from_millis(80), loss: Loss::Random(Share::percent(2.0)), ..link::Config::default() }
+    link::Config {
+        delay: Duration::from_millis(80),
+        loss: Loss::Random(Share::percent(2.0)),
+        ..link::Config::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

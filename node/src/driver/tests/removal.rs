@@ -72,7 +72,8 @@ fn check(folders: &[PathBuf], reason: &str) {
     let journal = central.journal(&head.id, 0).expect("a journal");
     Chain::verify(head.id, head.central, journal).expect("a whole journal");
     let told = control::session::show(&central, &head.id).expect("a session").journal;
-    let at = |what: &str| told.iter().find(|line| line.event.contains(what)).unwrap_or_else(|| panic!("{what}: {told:?}"));
+    let at =
+        |what: &str| told.iter().find(|line| line.event.contains(what)).unwrap_or_else(|| panic!("{what}: {told:?}"));
     let removed_at = Duration::from_millis(at(reason).at_ms);
     assert_eq!(at("key 1 is used").n, at(reason).n + 1);
 
@@ -102,7 +103,8 @@ fn check(folders: &[PathBuf], reason: &str) {
             }
         }
     }
-    let own: Vec<&Record> = groups.iter().filter(|((_, track, _), _)| track.point() == out).map(|(_, group)| group).collect();
+    let own: Vec<&Record> =
+        groups.iter().filter(|((_, track, _), _)| track.point() == out).map(|(_, group)| group).collect();
     assert!(!own.is_empty() && own.iter().all(|record| record.header().kid.epoch() == 0));
 
     // Everything that was recorded comes out again, whatever key sealed it.

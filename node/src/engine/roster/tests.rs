@@ -99,11 +99,8 @@ struct World {
 
 impl World {
     fn new(memberships: Vec<Membership>) -> Self {
-        let node = |membership: Membership| Node {
-            engine: Engine::new(known(&membership)),
-            membership,
-            refused: Vec::new(),
-        };
+        let node =
+            |membership: Membership| Node { engine: Engine::new(known(&membership)), membership, refused: Vec::new() };
         let nodes = memberships.into_iter().map(node).collect();
         Self { now: Instant::now(), nodes, cut: BTreeSet::new(), bytes: 0, messages: 0, lose: 0 }
     }

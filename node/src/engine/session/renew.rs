@@ -122,7 +122,8 @@ impl Chair {
 
     /// Begins the next epoch if somebody is out who has the key of this one.
     fn renew(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
-        let due = matches!(self.phase, Phase::Running) && matches!(self.renewal, Renewal::Idle | Renewal::Failed { .. });
+        let due =
+            matches!(self.phase, Phase::Running) && matches!(self.renewal, Renewal::Idle | Renewal::Failed { .. });
         let removed: Vec<PointNumber> = self.leaving().map(|(place, _)| place.number).collect();
         if !due || removed.is_empty() {
             return;

@@ -74,7 +74,7 @@ impl<'a> Recorder<'a> {
     fn new(scene: &'a Scene, point: u16, kind: TrackKind) -> Self {
         let (head, node) = (&scene.head, scene.points[usize::from(point)].id());
         let track = TrackId::new(number(point), kind);
-        let sealer = Sealer::new(&scene.key, head.suite, head.id, node, track, head.epoch, Start::random());
+        let sealer = Sealer::new(&scene.key, head.suite, head.id, node, track, head.epoch(), Start::random());
         Self { scene, sealer: Some(sealer), open: None, last: 0 }
     }
 

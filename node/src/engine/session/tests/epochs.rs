@@ -145,7 +145,8 @@ fn check_after(world: &World, session: SessionId, what: &str) {
     let head = world.head(1, session);
     assert!(head.was_removed(point(3)), "{what}: the head says it");
     let told: Vec<_> = removals(world);
-    let epochs = told.iter().filter_map(|event| if let Event::Epoch { epoch, .. } = event { Some(*epoch) } else { None });
+    let epochs =
+        told.iter().filter_map(|event| if let Event::Epoch { epoch, .. } = event { Some(*epoch) } else { None });
     assert_eq!(epochs.collect::<Vec<_>>(), (1..=head.epoch()).collect::<Vec<_>>(), "{what}: each epoch is told once");
     let out = told.iter().filter(|event| **event == removed(3, RemovedReason::Revoked)).count();
     assert_eq!(out, 1, "{what}: its removal is told once");
@@ -255,14 +256,18 @@ fn a_head_with_another_history_is_refused() {
     let (mut world, session) = four();
     world.remove(1, 3);
     world.pass(5 * SECOND);
-    let Some(Message::Invite(invite)) = world.messages(1, 2, 0).into_iter().rev().find(|m| matches!(m, Message::Invite(_)))
+    let Some(Message::Invite(invite)) =
+        world.messages(1, 2, 0).into_iter().rev().find(|m| matches!(m, Message::Invite(_)))
     else {
         panic!("it was invited")
     };
     let mut forged = invite.clone();
     forged.head.epochs[1].commitment = Hash::of(b"a key of somebody else's");
     let answer = world.ask(1, 2, Message::Invite(forged));
-    assert!(matches!(&answer, Some(Message::Refused { reason, .. }) if reason.contains("another session")), "{answer:?}");
+    assert!(
+        matches!(&answer, Some(Message::Refused { reason, .. }) if reason.contains("another session")),
+        "{answer:?}"
+    );
     assert_eq!(world.head(2, session), world.head(1, session));
 }
 
@@ -273,11 +278,9 @@ fn a_removal_that_cannot_be_is_refused_in_words() {
     let ticket = world.remove(1, 2);
     assert_eq!(world.outcome(1, ticket), Some(Err(Refusal::NotRunning)));
     let (mut world, session) = World::in_session();
-    for (n, point, refusal) in [
-        (1, 1, Refusal::Central),
-        (1, 99, Refusal::NotThere(id(99))),
-        (2, 3, Refusal::NotCentral("Điểm 1".into())),
-    ] {
+    for (n, point, refusal) in
+        [(1, 1, Refusal::Central), (1, 99, Refusal::NotThere(id(99))), (2, 3, Refusal::NotCentral("Điểm 1".into()))]
+    {
         let ticket = world.remove(n, point);
         assert_eq!(world.outcome(n, ticket), Some(Err(refusal)));
     }
@@ -338,7 +341,8 @@ fn a_session_without_keys_left_still_cuts_a_point_off() {
     let outputs: Vec<_> = std::iter::from_fn(|| engine.poll()).collect();
     assert!(outputs.contains(&Output::Expel { session, node: id(3) }));
     assert!(!outputs.iter().any(|output| matches!(output, Output::Rekey { .. })));
-    let told = outputs.iter().find_map(|output| if let Output::Tell { outcome, .. } = output { Some(outcome) } else { None });
+    let told =
+        outputs.iter().find_map(|output| if let Output::Tell { outcome, .. } = output { Some(outcome) } else { None });
     let sentence = told.expect("an answer").as_ref().expect_err("no key is left").to_string();
     assert_eq!(sentence, "no further key fits into this session: end it and start another");
 }
