@@ -309,10 +309,9 @@ fn gap(missing: &Missing) -> String {
 
 #[cfg(test)]
 mod tests {
-    use store::archive;
-
     use clap::Parser;
     use node::export::{Absent, Reason};
+    use store::archive;
     use store::id::{PointNumber, TrackId, TrackKind};
     use store::journal::GapReason;
 
