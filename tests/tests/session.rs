@@ -299,14 +299,14 @@ fn what_was_kept_survives_the_sudden_death_of_any_point_and_the_session_goes_on(
     central.must_have(&delegate, "the delegate");
     central.must_have(&other, "the other delegate");
     let mut unexplained = central.unexplained();
-    // Numbers that a run had set aside and never used are no loss. A group under way when its point died is: that of a
-    // delegate is named, as central saw it begin; for central's own stands the entry that it was down.
+    // Numbers that a run had set aside and never used are no loss. A group under way when its point died is, and is named:
+    // central saw that of a delegate begin, and of its own it knows from its archive.
     for (had, point) in [(&delegate_had, 2), (&central_had, 1)] {
         for kind in [TrackKind::Main, TrackKind::Audio] {
             let of_track = |id: &&GroupId| id.track.point().get() == point && id.track.kind() == kind;
             let last = *had.groups.keys().rfind(of_track).expect("the point had kept something");
             let next = GroupId { seq: last.seq + 1, ..last };
-            let explained = point == 1 || central.groups.contains_key(&next) || central.names(&next);
+            let explained = central.groups.contains_key(&next) || central.names(&next);
             assert!(explained, "{next} is there or named");
             let again = central.groups.keys().filter(of_track).find(|id| id.seq > next.seq);
             let again = again.expect("the point went on").seq;

@@ -60,20 +60,24 @@ impl Driver {
             Some(number) => own(archive, &id, number)?,
             None => Own::default(),
         };
-        let (mut last_us, mut told, mut kept) = (0, 0, Vec::new());
+        let cut_off = resumes && archive.is_unsettled(&id)?;
+        let (mut last_us, mut told, mut kept, mut cut_short) = (0, 0, Vec::new(), Vec::new());
         if chairs {
             let (chain, journal) = read_journal(archive, &id, me)?;
             last_us = journal.iter().map(|entry| entry.content().at_us).max().unwrap_or(0);
             last_us = last_us.max(last_group_us(archive, &head)?);
             told = journal.iter().filter_map(|entry| epoch_of(&entry.content().event)).max().unwrap_or(0);
             kept = kept_of(archive, &head, me, &journal)?;
+            if cut_off {
+                cut_short = under_way(&own, &journal);
+            }
             self.chains.insert(id, chain);
         }
         match keys {
             Ok(keys) => drop(self.keys.insert(id, keys)),
             Err(error) => tracing::warn!(session = %id, error, "the keys of this session are not all here"),
         }
-        Ok(Recalled { head, own, wraps, told, last_us, kept })
+        Ok(Recalled { head, own, wraps, told, last_us, kept, cut_short })
     }
 }
 
@@ -113,6 +117,19 @@ pub(super) fn reserve(archive: &Archive, session: &SessionId, number: PointNumbe
         _ => Vec::new(),
     };
     Ok(Own { first_seq: start, unused, ..own })
+}
+
+/// The groups of our own room that were under way when the program was cut off, one of each track, without what the
+/// journal says already. Whoever saw them live kept no part of them, so they are lost.
+fn under_way(own: &Own, journal: &[Signed<Entry>]) -> Vec<Span> {
+    let told = |track: TrackId, seq: u64| {
+        journal.iter().any(|entry| match &entry.content().event {
+            Event::Gap { track: of, from_seq, to_seq, .. } => *of == track && (*from_seq..=*to_seq).contains(&seq),
+            _ => false,
+        })
+    };
+    let next = own.tracks.iter().map(|last| Span { track: last.track, from: last.seq + 1, to: last.seq + 1 });
+    next.filter(|span| !told(span.track, span.from)).collect()
 }
 
 /// Reads a journal we write, checks it, and gives its end. A journal that is not whole is continued from its last good

@@ -38,6 +38,12 @@ impl Archive {
         Ok(lost)
     }
 
+    /// Whether groups were stored in this session and no clean stop followed. Asked before this program stores any, it
+    /// says that the one before was cut off, by a kill or a power cut.
+    pub fn is_unsettled(&self, session: &SessionId) -> Result<bool, Error> {
+        Ok(self.meta.get(Column::Touched, session.as_bytes())?.is_some())
+    }
+
     /// Ends the work of this program with the archive: counts what is here, and moves it out of the logs, where a damaged
     /// byte does most harm. What was acknowledged is on the disk without this too.
     pub fn settle(&self) -> Result<(), Error> {

@@ -184,7 +184,7 @@ impl Chair {
         resume: bool,
         out: &mut VecDeque<Output>,
     ) -> Chair {
-        let Recalled { head, own, wraps, told, last_us, kept } = recalled;
+        let Recalled { head, own, wraps, told, last_us, kept, cut_short } = recalled;
         // The wall clock says how long we were away, unless it was set back; time already used is never used again.
         let by_wall = unix_ms.saturating_sub(head.started_unix_ms).saturating_mul(1_000);
         let time = by_wall.max(last_us.saturating_add(1));
@@ -199,14 +199,24 @@ impl Chair {
         out.push_back(Output::Open { head: chair.head.clone() });
         if resume {
             chair.journal(context, Event::Resumed {}, out);
+            chair.name_cut_short(context, &cut_short, out);
             chair.tell_epochs(context, told, out);
             chair.publish(context, own.first_seq, out);
             chair.review(context, out);
         } else if open {
+            chair.name_cut_short(context, &cut_short, out);
             chair.tell_epochs(context, told, out);
             chair.conclude(context, unix_ms, EndReason::Interrupted, out);
         }
         chair
+    }
+
+    /// Groups of our own room that nobody can give us any more.
+    fn name_cut_short(&self, context: Context<'_>, groups: &[Span], out: &mut VecDeque<Output>) {
+        for &Span { track, from, to } in groups {
+            let reason = GapReason::LostAtSource;
+            self.journal(context, Event::Gap { track, from_seq: from, to_seq: to, reason }, out);
+        }
     }
 
     fn new(

@@ -60,6 +60,8 @@ pub struct Recalled {
     pub last_us: u64,
     /// If we are its central: what is stored of each track of others, and what the journal says is missing.
     pub kept: Vec<keeper::Input>,
+    /// If we are its central: groups of our own that were under way when our program was cut off.
+    pub cut_short: Vec<Span>,
 }
 
 /// What the engine is told.

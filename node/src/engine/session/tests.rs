@@ -290,7 +290,15 @@ fn session_time_never_runs_back_though_centrals_wall_clock_was_set_back() {
     let head = world.head(1, session);
     let last_us = world.nodes[&1].disk.journal.last().expect("a journal").0;
     let mut engine = Engine::new(Config { me: id(1), ..world_config(&world) });
-    let recalled = Recalled { head, own: Own::default(), wraps: BTreeMap::new(), told: 0, last_us, kept: vec![] };
+    let recalled = Recalled {
+        head,
+        own: Own::default(),
+        wraps: BTreeMap::new(),
+        told: 0,
+        last_us,
+        kept: vec![],
+        cut_short: vec![],
+    };
     let recalled = Box::new(recalled);
     engine.handle(world.now, Input::Recall { recalled, unix_ms: world::WALL - 1_000_000 });
     let at = std::iter::from_fn(|| engine.poll()).find_map(|output| match output {
@@ -298,6 +306,27 @@ fn session_time_never_runs_back_though_centrals_wall_clock_was_set_back() {
         _ => None,
     });
     assert!(at.expect("it resumes") > last_us);
+}
+
+#[test]
+fn what_centrals_own_room_was_saying_when_it_was_cut_off_is_a_gap_in_the_journal() {
+    let (mut world, session) = World::in_session();
+    world.pass(10 * SECOND);
+    let head = world.head(1, session);
+    let track = TrackId::new(head.number(&id(1)).expect("central is a point"), TrackKind::Audio);
+    let mut engine = Engine::new(Config { me: id(1), ..world_config(&world) });
+    let cut_short = vec![Span { track, from: 5, to: 5 }];
+    let (own, wraps) = (Own::default(), BTreeMap::new());
+    let recalled = Recalled { head, own, wraps, told: 0, last_us: 9_000_000, kept: vec![], cut_short };
+    engine.handle(world.now, Input::Recall { recalled: Box::new(recalled), unix_ms: world::WALL + 20_000 });
+    let told: Vec<Event> = std::iter::from_fn(|| engine.poll())
+        .filter_map(|output| match output {
+            Output::Journal { event, .. } => Some(event),
+            _ => None,
+        })
+        .collect();
+    let gap = Event::Gap { track, from_seq: 5, to_seq: 5, reason: GapReason::LostAtSource };
+    assert_eq!(told[..2], [Event::Resumed {}, gap]);
 }
 
 fn world_config(world: &World) -> Config {

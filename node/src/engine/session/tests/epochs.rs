@@ -335,7 +335,15 @@ fn a_session_without_keys_left_still_cuts_a_point_off() {
     }
     let mut engine = Engine::new(Config { me: id(1), ..world_config(&world) });
     let told = head.epoch();
-    let recalled = Recalled { head, own: Own::default(), wraps: BTreeMap::new(), told, last_us: 0, kept: vec![] };
+    let recalled = Recalled {
+        head,
+        own: Own::default(),
+        wraps: BTreeMap::new(),
+        told,
+        last_us: 0,
+        kept: vec![],
+        cut_short: vec![],
+    };
     engine.handle(world.now, Input::Recall { recalled: Box::new(recalled), unix_ms: world.wall() });
     engine.handle(world.now, Input::Remove { ticket: world.ticket(), session: None, node: id(3) });
     let outputs: Vec<_> = std::iter::from_fn(|| engine.poll()).collect();

@@ -236,7 +236,7 @@ impl World {
                 _ => None,
             });
             let told = epochs.max().unwrap_or(0);
-            let recalled = Box::new(Recalled { head, own, wraps, told, last_us, kept: vec![] });
+            let recalled = Box::new(Recalled { head, own, wraps, told, last_us, kept: vec![], cut_short: vec![] });
             node.engine.handle(now, Input::Recall { recalled, unix_ms: wall });
         }
     }
