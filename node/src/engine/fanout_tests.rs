@@ -253,7 +253,10 @@ fn a_longer_route_gets_its_pictures_again_once_the_old_round_trip_is_forgotten()
         for half in [Fate::Open, Fate::Whole] {
             shell.grow(picture, if half == Fate::Whole { 2000 } else { 1000 }, half);
             shell.grow(sound, if half == Fate::Whole { 200 } else { 100 }, half);
-            (0..20).for_each(|_| shell.sample(1, if seq < 3 { 40 } else { 160 }));
+            for _ in 0..20 {
+                shell.sample(1, if seq < 3 { 40 } else { 160 });
+                shell.pass(TICK);
+            }
         }
         assert_eq!(shell.ended.get(&(1, sound)), Some(&"whole"), "sound goes on whatever is believed of the line");
         got.push(shell.ended.get(&(1, picture)) == Some(&"whole"));
