@@ -196,9 +196,11 @@ async fn a_byte_a_second_is_not_waited_for_on_any_stream() {
         trickle(stream, &begin, &then).await;
     };
     let on_control = async {
-        let (connection, control) = hostile(address, HOSTILE + 4).await;
-        trickle(control, &message[..1], &[]).await;
+        let (connection, mut control) = hostile(address, HOSTILE + 4).await;
+        control.write_all(&message[..1]).await.expect("connected");
+        // Dropped now, the stream would end there; held, it promises more.
         let error = connection.closed().await;
+        drop(control);
         assert!(turned_out(&error), "{error}");
     };
     let on_fetch = async {
