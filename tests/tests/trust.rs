@@ -1,5 +1,4 @@
 //! Who may come in, and who may not: seen from outside, with the program as people have it.
 
 mod authority;
-mod floods;
 mod joining;
