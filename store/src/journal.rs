@@ -172,6 +172,22 @@ pub enum Event {
         /// Why.
         reason: EndReason,
     },
+    /// Central keeps other groups under these numbers than the point has signed for in its segments.
+    Disputed {
+        /// Of this track.
+        track: TrackId,
+        /// First number.
+        from_seq: u64,
+        /// Last number.
+        to_seq: u64,
+    },
+    /// A point has signed two different segments with one number.
+    Forked {
+        /// Which.
+        point: PointNumber,
+        /// The number.
+        n: u32,
+    },
 }
 
 /// One entry.
@@ -305,6 +321,8 @@ mod tests {
             Event::Ended { reason: EndReason::Closed },
             Event::Removed { point: point(3), reason: RemovedReason::Revoked },
             Event::Epoch { epoch: 1, commitment: Hash::of(b"key"), from_us: 62_000_000 },
+            Event::Disputed { track, from_seq: 5, to_seq: 9 },
+            Event::Forked { point: point(3), n: 2 },
         ];
         let mut chain = Chain::new(session(), key().id());
         (0..).zip(events).map(|(n, event)| chain.append(&key(), n * 1_000_000, 1_700_000_000_000 + n, event)).collect()
@@ -324,7 +342,7 @@ mod tests {
     #[test]
     fn the_first_version_is_read_for_ever() {
         let kept: Vec<Bytes> = VERSION_1.lines().map(|line| hex::decode(line).unwrap().into()).collect();
-        assert_eq!(verify(&kept).unwrap().len(), 9);
+        assert_eq!(verify(&kept).unwrap().len(), 11);
         let read: Vec<Signed<Entry>> = kept.into_iter().map(|bytes| Signed::parse(bytes).unwrap()).collect();
         assert_eq!(read, journal());
     }

@@ -174,7 +174,12 @@ impl Told {
                 self.gaps.entry(*track).or_default().push((*from_seq, *to_seq));
             }
             Event::Ended { .. } => self.present.clear(),
-            Event::Started { .. } | Event::Epoch { .. } | Event::Repaired { .. } | Event::Resumed {} => {}
+            Event::Started { .. }
+            | Event::Epoch { .. }
+            | Event::Repaired { .. }
+            | Event::Resumed {}
+            | Event::Disputed { .. }
+            | Event::Forked { .. } => {}
         }
         let event = words(head, &entry.event);
         self.lines.push(JournalLine { n: entry.n, at_ms: entry.at_us / 1000, wall: entry.wall_ms, event });
@@ -228,6 +233,13 @@ fn words(head: &Head, event: &Event) -> String {
         Event::Resumed {} => "central was down and continues".to_owned(),
         Event::Ended { reason: EndReason::Closed } => "ended".to_owned(),
         Event::Ended { reason: EndReason::Interrupted } => "ended: it had been interrupted".to_owned(),
+        Event::Disputed { track, from_seq, to_seq } => {
+            let which = span(head, *track, *from_seq, *to_seq);
+            format!("{which}: what central keeps is not what the point has signed for")
+        }
+        Event::Forked { point, n } => {
+            format!("{} has signed two different lists {n} of what it recorded", name(head, *point))
+        }
     }
 }
 

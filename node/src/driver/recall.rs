@@ -92,7 +92,9 @@ fn epoch_of(event: &Event) -> Option<Epoch> {
         | Event::Gap { .. }
         | Event::Repaired { .. }
         | Event::Resumed {}
-        | Event::Ended { .. } => None,
+        | Event::Ended { .. }
+        | Event::Disputed { .. }
+        | Event::Forked { .. } => None,
     }
 }
 
