@@ -12,6 +12,7 @@
 
 mod logbook;
 mod rosters;
+mod segments;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,17 +26,19 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     cbor,
     db::{self, Batch, Db, Durability, Loss, rocks::Rocks},
-    id::{GroupId, Hash, NodeId, SEQ_MAX, SessionId, TrackId},
+    id::{GroupId, Hash, NodeId, PointNumber, SEQ_MAX, SessionId, TrackId},
     inventory::{Have, Page},
     journal::Entry,
     keys::{Epoch, Wrap},
     record::Record,
     schema::{self, Column, Store},
+    seal, segment,
     session::{self, Head, State},
     signed::Signed,
 };
 
 pub use logbook::{Logbook, Logged};
+pub use segments::Signing;
 
 /// Why the archive did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +72,22 @@ pub enum Error {
         /// Number of the entry that was to be stored.
         n: u64,
     },
+    /// The segment does not continue what is stored of its point.
+    #[error("the segment cannot be stored")]
+    Segment(#[from] segment::Error),
+    /// The point signed two different segments with one number. It is not honest, or its archive was set back.
+    #[error("point {point} has signed two different segments {n} in session {session}")]
+    Forked {
+        /// The session.
+        session: SessionId,
+        /// The point.
+        point: PointNumber,
+        /// The number.
+        n: u32,
+    },
+    /// A group cannot be signed for without the key it is sealed with.
+    #[error("the segment cannot be signed")]
+    Unsealed(#[source] seal::Error),
     /// The head contradicts itself.
     #[error("the head cannot be stored")]
     Head(#[from] session::Error),

@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Sha256;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-use crate::id::{Hash, NodeId, SessionId, TrackId, bytes_serde, hex_name};
+use crate::id::{GroupId, Hash, NodeId, SessionId, TrackId, bytes_serde, hex_name};
 
 /// A period of a session with one key; removing a point starts the next. It has 8 bits because the SFrame key id has
 /// 8 bits for it.
@@ -300,6 +300,17 @@ impl SessionKey {
     /// The key under which hashes of plaintext are made for signed segments.
     pub fn mac_key(&self, session: &SessionId, epoch: Epoch) -> Zeroizing<[u8; 32]> {
         self.derive(&[b"diemcau/1 plaintext mac key", session.as_bytes(), &[epoch]])
+    }
+
+    /// The key of one group's hash of plaintext. It is derived from [`Self::mac_key`] for each group, so that one of them
+    /// can be given away to prove a released group, and proves no other.
+    pub fn group_mac_key(&self, group: &GroupId, epoch: Epoch) -> Zeroizing<[u8; 32]> {
+        let key = SessionKey(*self.mac_key(&group.session, epoch));
+        key.derive(&[
+            b"diemcau/1 plaintext mac of group",
+            &group.track.to_u16().to_be_bytes(),
+            &group.seq.to_be_bytes(),
+        ])
     }
 
     fn derive(&self, info: &[&[u8]]) -> Zeroizing<[u8; 32]> {

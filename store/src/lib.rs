@@ -5,7 +5,7 @@
 //!
 //! - [`id`] names things; [`keys`] and [`seal`] make and use secrets; [`record`] is the layout of a group.
 //! - [`locked`] is a secret behind a passphrase, [`shares`] the recovery key on paper.
-//! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`access`],
+//! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`segment`], [`access`],
 //!   [`roster`] and [`session`] are such records and the plain ones beside them.
 //! - [`inventory`] says which groups somebody has.
 //!
@@ -27,6 +27,7 @@ pub mod record;
 pub mod roster;
 pub mod schema;
 pub mod seal;
+pub mod segment;
 pub mod session;
 pub mod shares;
 pub mod signed;

@@ -4,7 +4,7 @@
 //! from others. Keys are big-endian, so that a session, a track, a run of groups are each a contiguous range.
 
 use crate::{
-    id::{GroupId, NodeId, SessionId, TrackId},
+    id::{GroupId, NodeId, PointNumber, SessionId, TrackId},
     keys::Epoch,
 };
 
@@ -45,6 +45,8 @@ pub enum Column {
     Sessions,
     /// `meta` — session (16), number (8) → signed journal entry.
     Journal,
+    /// `meta` — session (16), point (2), number (4) → signed segment.
+    Segments,
     /// `meta` — session (16), epoch (4), recipient (32) → wrapped session key.
     Wraps,
     /// `meta` — session (16) → first group number (8) that this node has not promised to use.
@@ -71,10 +73,11 @@ pub enum Column {
 
 impl Column {
     /// All columns.
-    pub const ALL: [Column; 13] = [
+    pub const ALL: [Column; 14] = [
         Column::Config,
         Column::Sessions,
         Column::Journal,
+        Column::Segments,
         Column::Wraps,
         Column::Reserved,
         Column::Access,
@@ -93,6 +96,7 @@ impl Column {
             Column::Config => "cfg",
             Column::Sessions => "ses",
             Column::Journal => "jnl",
+            Column::Segments => "seg",
             Column::Wraps => "key",
             Column::Reserved => "rsv",
             Column::Access => "acc",
@@ -112,6 +116,7 @@ impl Column {
             Column::Config
             | Column::Sessions
             | Column::Journal
+            | Column::Segments
             | Column::Wraps
             | Column::Reserved
             | Column::Access
@@ -168,6 +173,22 @@ pub fn journal_key(session: &SessionId, n: u64) -> [u8; 24] {
     key
 }
 
+/// Key in [`Column::Segments`].
+pub fn segment_key(session: &SessionId, point: PointNumber, n: u32) -> [u8; 22] {
+    let mut key = [0; 22];
+    key[..18].copy_from_slice(&point_prefix(session, point));
+    key[18..].copy_from_slice(&n.to_be_bytes());
+    key
+}
+
+/// What all keys of a point in [`Column::Segments`] begin with.
+pub fn point_prefix(session: &SessionId, point: PointNumber) -> [u8; 18] {
+    let mut key = [0; 18];
+    key[..16].copy_from_slice(session.as_bytes());
+    key[16..].copy_from_slice(&point.get().to_be_bytes());
+    key
+}
+
 /// Key in [`Column::Wraps`].
 pub fn wrap_key(session: &SessionId, epoch: Epoch, recipient: &NodeId) -> [u8; 52] {
     let mut key = [0; 52];
@@ -217,6 +238,8 @@ mod tests {
         assert_eq!(parse_group_key(&key[1..]), None);
         assert_eq!(hex::encode(page_key(&session, track, 2)), format!("{}012300000002", "aa".repeat(16)));
         assert_eq!(hex::encode(journal_key(&session, 2)), format!("{}0000000000000002", "aa".repeat(16)));
+        let point = PointNumber::new(3).unwrap();
+        assert_eq!(hex::encode(segment_key(&session, point, 2)), format!("{}000300000002", "aa".repeat(16)));
         let wrap = wrap_key(&session, 2, &NodeId::from_bytes([0xbb; 32]));
         assert_eq!(hex::encode(wrap), format!("{}00000002{}", "aa".repeat(16), "bb".repeat(32)));
         assert_eq!(hex::encode(access_key(2)), "0000000000000002");
@@ -226,7 +249,7 @@ mod tests {
         let names: Vec<_> = Column::ALL.map(Column::name).into();
         assert_eq!(
             names,
-            ["cfg", "ses", "jnl", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have", "part"]
+            ["cfg", "ses", "jnl", "seg", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have", "part"]
         );
     }
 

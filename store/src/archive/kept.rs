@@ -117,6 +117,15 @@ impl Archive {
         if bad { Err(Error::Unreadable(format!("count of session {session}"))) } else { Ok(kept) }
     }
 
+    /// Which groups of a track were ever stored, as far as is known: those last counted, and those that are here.
+    pub(super) fn ever(&self, session: &SessionId, track: TrackId) -> Result<Have, Error> {
+        let mut ever = self.have(session, track)?;
+        if let Some(kept) = self.kept(session)?.get(&track) {
+            ever.merge(kept);
+        }
+        Ok(ever)
+    }
+
     /// When the archive is opened for writing: looks through the sessions that no clean stop was made of, and says what is
     /// lost.
     pub(super) fn look_through(&self) -> Result<(), Error> {
