@@ -7,7 +7,7 @@
 //! - [`locked`] is a secret behind a passphrase, [`shares`] the recovery key on paper.
 //! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`segment`], [`access`],
 //!   [`roster`] and [`session`] are such records and the plain ones beside them.
-//! - [`inventory`] says which groups somebody has.
+//! - [`inventory`] says which groups somebody has; [`verify`] whether a recording is what was recorded.
 //!
 //! All of these are pure: bytes in, values out. What touches a disk is apart:
 //!
@@ -31,3 +31,4 @@ pub mod segment;
 pub mod session;
 pub mod shares;
 pub mod signed;
+pub mod verify;
