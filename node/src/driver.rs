@@ -8,6 +8,7 @@
 mod answer;
 mod belong;
 mod deeds;
+mod evidence;
 mod gate;
 mod keys;
 mod porch;
@@ -35,6 +36,7 @@ use crate::accounts::{self, Accounts};
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
+use crate::engine::evidence as witness;
 use crate::engine::rights::{self, Members};
 use crate::engine::roster as spreading;
 use crate::engine::session::{self, Engine, Input, Ticket};
@@ -143,6 +145,7 @@ struct Events {
     studio: mpsc::Receiver<studio::Event>,
     inputs: mpsc::Receiver<Input>,
     spreading: mpsc::Receiver<spreading::Input>,
+    evidence: mpsc::Receiver<witness::Input>,
     porch: mpsc::Receiver<door::Input>,
 }
 
@@ -161,6 +164,9 @@ struct Driver {
     /// Compares the roster with other points'.
     spreading: spreading::Engine,
     told_of_roster: mpsc::Sender<spreading::Input>,
+    /// Knows when to sign what was recorded.
+    evidence: witness::Engine,
+    told_of_evidence: mpsc::Sender<witness::Input>,
     /// Where those stand who want to join.
     porch: Porch,
     studio: Studio,
@@ -265,6 +271,7 @@ impl Driver {
 
         let (inputs, from_tasks) = mpsc::channel(INPUTS_MAX);
         let (told_of_roster, from_others) = mpsc::channel(INPUTS_MAX);
+        let (told_of_evidence, from_signing) = mpsc::channel(INPUTS_MAX);
         let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
         let studio = Studio::new(
             studio::Config {
@@ -303,6 +310,8 @@ impl Driver {
             me,
             spreading: spreading::Engine::new(belong::known(&roster)),
             told_of_roster,
+            evidence: witness::Engine::new(me),
+            told_of_evidence,
             porch,
             roster,
             members,
@@ -336,6 +345,7 @@ impl Driver {
             studio: from_studio,
             inputs: from_tasks,
             spreading: from_others,
+            evidence: from_signing,
             porch: from_porch,
         };
         Ok((driver, events))
@@ -351,7 +361,8 @@ impl Driver {
         self.carry_out_all();
         while !self.stopping {
             // Far away when nothing is due; any input comes back here.
-            let deadlines = [self.engine.deadline(), self.spreading.deadline(), self.porch.deadline()];
+            let deadlines =
+                [self.engine.deadline(), self.spreading.deadline(), self.evidence.deadline(), self.porch.deadline()];
             let far = Instant::now() + Duration::from_secs(60);
             let deadline = deadlines.into_iter().flatten().min().unwrap_or(far);
             tokio::select! {
@@ -360,6 +371,7 @@ impl Driver {
                 Some(event) = events.mesh.recv() => self.mesh_event(event),
                 Some(event) = events.media.recv() => self.media_event(event),
                 Some(event) = events.spreading.recv() => self.spread(event),
+                Some(event) = events.evidence.recv() => self.witness(event),
                 Some(event) = events.porch.recv() => self.knocked(event),
                 Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),
                 () = tokio::time::sleep_until(deadline.into()) => self.tick(),
@@ -375,6 +387,7 @@ impl Driver {
     fn tick(&mut self) {
         self.tell(Input::Tick);
         self.spread(spreading::Input::Tick);
+        self.witness(witness::Input::Tick);
         self.knocked(door::Input::Tick);
     }
 
@@ -391,15 +404,18 @@ impl Driver {
     /// Leaves politely: groups are closed and stored, neighbours hear a goodbye. An open session stays open; central
     /// resumes it when it runs again, a delegate joins again.
     async fn stop(self) {
-        let Driver { mut studio, media, mesh, vault, access, engine, dialled, .. } = self;
+        let Driver { mut studio, media, mesh, vault, access, engine, evidence, identity, dialled, .. } = self;
         tracing::info!("this point stops");
         let current = engine.view(Instant::now()).session.map(|session| session.id);
         let closing = vault.clone();
+        let unsigned: Vec<_> = evidence.sessions().collect();
+        let signer = self::evidence::Signer { node: identity.node.clone(), wrap: identity.wrap.clone() };
         let closed = tokio::task::spawn_blocking(move || {
             if let Some(stopped) = current.and_then(|session| studio.unpublish(session)) {
                 stopped.finish();
             }
             drop(studio);
+            self::evidence::sign_before_stop(&closing, &signer, unsigned);
             // Ends go out when their groups are on the disk.
             closing.close();
             access.close();
@@ -426,11 +442,13 @@ impl Driver {
                 }
                 self.tell(Input::Up { node });
                 self.spread(spreading::Input::Up { node });
+                self.witness(witness::Input::Up { node });
             }
             mesh::Event::Down { node } => {
                 tracing::info!(point = self.name(node), "offline");
                 self.tell(Input::Down { node });
                 self.spread(spreading::Input::Down { node });
+                self.witness(witness::Input::Down { node });
             }
             mesh::Event::Request { from, message, reply } => self.asked(from, &message, reply),
         }

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod door;
+pub mod evidence;
 pub mod fanout;
 pub mod keeper;
 pub mod lockout;

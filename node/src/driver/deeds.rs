@@ -110,12 +110,14 @@ impl Driver {
     }
 
     fn update(&mut self, head: Head) {
+        let known = head.clone();
         self.store(move |archive| {
             if let Err(error) = archive.put_head(&head) {
                 tracing::error!(session = %head.id, %error, "the session's head could not be written");
             }
             None
         });
+        self.attest(&known);
     }
 
     fn journal(&mut self, session: SessionId, at: u64, event: Event) {
@@ -131,6 +133,7 @@ impl Driver {
     }
 
     fn open(&mut self, head: Head) {
+        self.attest(&head);
         let points = head.points.iter().map(|point| (point.number, point.node)).collect();
         let removed = head.points.iter().map(|point| point.number).filter(|number| head.was_removed(*number)).collect();
         self.media.open_session(media::Session::new(head.id, points, head.central).without(removed));

@@ -13,6 +13,7 @@ use crate::control::Request;
 use crate::engine::rights::{Deed, Denied, Who, may};
 use crate::engine::session::Input;
 use crate::wire::control::Message;
+use crate::wire::evidence::KIND as EVIDENCE;
 use crate::wire::roster::KIND as ROSTER;
 
 impl Driver {
@@ -63,6 +64,9 @@ impl Driver {
                     self.denied(&who, access::Deed::Ask, door, denied);
                 }
             };
+        }
+        if message.first() == Some(&EVIDENCE) {
+            return self.asked_of_evidence(from, message, reply);
         }
         let message = match Message::decode(message) {
             Ok(message) => message,

@@ -45,8 +45,9 @@ impl Driver {
     }
 
     fn recalled(&mut self, head: Head) -> Result<Recalled, archive::Error> {
-        let archive = self.vault.archive();
         let (id, me) = (head.id, self.me);
+        self.attest(&head);
+        let archive = self.vault.archive();
         let mut wraps = archive.all_wraps(&id)?;
         // Those of an epoch whose head was not written any more are of no use.
         wraps.retain(|epoch, _| head.commitment(*epoch).is_some());

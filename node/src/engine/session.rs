@@ -196,6 +196,9 @@ impl Engine {
             Input::Began(group) => self.kept(now, group, |track, seq| keeper::Input::Began { track, seq }),
             Input::Broke(group) => self.kept(now, group, |track, seq| keeper::Input::Broke { track, seq }),
             Input::Stored(group) => self.kept(now, group, |track, seq| keeper::Input::Stored { track, seq }),
+            Input::Incident { session, event } => {
+                self.chair(now, session, |chair, context, out| chair.incident(context, event, out));
+            }
             Input::Fetched { session, origin, missing } => self.chair(now, session, |chair, context, out| {
                 chair.keep(context, keeper::Input::Fetched { origin, missing }, out)
             }),

@@ -35,6 +35,8 @@ pub(super) struct Chair {
     waiting: Option<Ticket>,
     /// When we last looked whether something is due.
     looked: Instant,
+    /// Incidents in the journal since this run began; a point that makes them on purpose must not fill it.
+    incidents: usize,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,9 @@ pub(super) struct Planned {
 /// Removals one after the other for which an invitation always has room. More than so many in one session is a fault or
 /// an attack; beyond it there is room as long as names are short.
 const EPOCHS_EXPECTED: usize = 32;
+
+/// Incidents that one run writes into the journal.
+const INCIDENTS_MAX: usize = 32;
 
 impl Chair {
     /// Checks an operator's wish for a session.
@@ -241,11 +246,19 @@ impl Chair {
             }
         }
         let renewal = Renewal::Idle;
-        Chair { head, wraps, origin, phase, places, keeper, renewal, waiting: None, looked: now }
+        Chair { head, wraps, origin, phase, places, keeper, renewal, waiting: None, looked: now, incidents: 0 }
     }
 
     pub(super) fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// Something a point signed does not fit. Beyond the limit it stands in the log only; the records remain.
+    pub(super) fn incident(&mut self, context: Context<'_>, event: Event, out: &mut VecDeque<Output>) {
+        if self.incidents < INCIDENTS_MAX {
+            self.incidents += 1;
+            self.journal(context, event, out);
+        }
     }
 
     /// Whether a node was removed, or is being.

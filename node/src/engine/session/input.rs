@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use store::id::{GroupId, Hash, NodeId, SessionId, TrackId};
-use store::journal::LeftReason;
+use store::journal::{Event, LeftReason};
 use store::keys::{Epoch, Wrap};
 use store::session::Head;
 
@@ -199,6 +199,13 @@ pub enum Input {
     Broke(GroupId),
     /// A group of another point is on our disk.
     Stored(GroupId),
+    /// Central: something that a point signed does not fit what is here, to be written into the journal.
+    Incident {
+        /// The session.
+        session: SessionId,
+        /// What.
+        event: Event,
+    },
     /// A fetch is over; what it brought was stored, and told, before.
     Fetched {
         /// The session.

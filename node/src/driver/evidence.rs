@@ -1,0 +1,301 @@
+//! Signing what this point recorded, handing it to central, and as central taking it from the others.
+//!
+//! All of it is done from what lies in the archive: the head says which point we are, the wraps give the keys, the last
+//! segment where to go on. So it is the same for a running session and for one that an earlier run left behind.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use store::access;
+use store::archive::{self, Archive, Signing};
+use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::journal::Event;
+use store::keys::{NodeKey, WrapKey};
+use store::segment::Segment;
+use store::session::{Head, State};
+use store::signed::Signed;
+use tokio::sync::oneshot;
+use tokio::task::{block_in_place, spawn_blocking};
+
+use super::deeds::sentence;
+use super::{Driver, unix_ms};
+use crate::engine::evidence::{Input, Output, Standing};
+use crate::engine::rights::{Deed, Part, Who, may};
+use crate::engine::session::{self, is_recorded};
+use crate::vault::{Closed, Vault};
+use crate::wire::evidence::Message;
+
+/// Runs of groups one segment can bring into the journal as disputed. The first says enough.
+const DISPUTES_MAX: usize = 4;
+
+/// What this point signs with.
+#[derive(Clone)]
+pub(super) struct Signer {
+    pub(super) node: NodeKey,
+    pub(super) wrap: WrapKey,
+}
+
+impl Driver {
+    /// What this node has a part in is signed from now on; if it is over, for the last time.
+    pub(super) fn attest(&mut self, head: &Head) {
+        if head.number(&self.me).is_none() {
+            return;
+        }
+        let (session, central) = (head.id, head.central);
+        self.witness(Input::Takes { session, central });
+        if head.state == State::Ended {
+            self.witness(Input::Over { session });
+        }
+    }
+
+    /// Tells the part that knows when, and carries out what it wants.
+    pub(super) fn witness(&mut self, input: Input) {
+        self.evidence.handle(Instant::now(), input);
+        while let Some(output) = self.evidence.poll() {
+            match output {
+                Output::Sign { session, over } => self.sign(session, over),
+                Output::Send { session, to, n } => self.send_segment(session, to, n),
+            }
+        }
+    }
+
+    fn signer(&self) -> Signer {
+        Signer { node: self.identity.node.clone(), wrap: self.identity.wrap.clone() }
+    }
+
+    fn sign(&self, session: SessionId, over: bool) {
+        let (vault, signer, told) = (self.vault.clone(), self.signer(), self.told_of_evidence.clone());
+        spawn_blocking(move || {
+            let standing = match sign(&vault, &signer, session, over) {
+                Ok(Ok(standing)) => Some(standing),
+                Ok(Err(error)) => {
+                    tracing::error!(%session, error = sentence(&error), "what this point recorded cannot be signed");
+                    None
+                }
+                Err(Closed) => return,
+            };
+            // The driver is gone when this fails; what is unsigned is signed by the next run.
+            let _ = told.blocking_send(Input::Signed { session, standing });
+        });
+    }
+
+    fn send_segment(&self, session: SessionId, to: NodeId, n: u32) {
+        let (vault, mesh, told, me) = (self.vault.clone(), self.mesh.clone(), self.told_of_evidence.clone(), self.me);
+        tokio::spawn(async move {
+            let read = spawn_blocking(move || own_segment(vault.archive(), &session, &me, n)).await;
+            let silence = Input::Answered { session, next: None };
+            let input = match read {
+                Ok(Ok(Some(record))) => {
+                    let message = Message::Segment { session, record }.encode();
+                    mesh.ask(to, message).await.map_or(silence, |answer| heard(to, session, &answer))
+                }
+                Ok(Ok(None)) | Err(_) => silence,
+                Ok(Err(error)) => {
+                    tracing::error!(%session, n, %error, "a signed segment cannot be read");
+                    silence
+                }
+            };
+            // The driver ends only with everything else.
+            let _ = told.send(input).await;
+        });
+    }
+
+    /// A point gives us what it signed.
+    pub(super) fn asked_of_evidence(&mut self, from: NodeId, message: &[u8], reply: oneshot::Sender<Bytes>) {
+        let message = match Message::decode(message) {
+            Ok(message) => message,
+            Err(error) => {
+                let door = access::What::Door { door: access::Door::Mesh };
+                self.access.refused(access::Who::Point { node: from }, access::Deed::Ask, door, &error.to_string());
+                return tracing::warn!(point = self.name(from), %error, "a question cannot be read");
+            }
+        };
+        let session = message.session();
+        let Message::Segment { record, .. } = message else {
+            // The asker may have given up.
+            let _ = reply.send(Message::refused(session, "an answer to nothing that was asked").encode());
+            return;
+        };
+        let head = block_in_place(|| self.vault.archive().head(&session)).ok().flatten();
+        let who = Who::Node(from);
+        let part = head.as_ref().map_or(Part::Unknown, |head| Part::of(head, &from));
+        if let Err(denied) = may(&self.members, &who, Deed::Report(part)) {
+            self.denied(&who, access::Deed::Send, access::What::Session { session }, denied);
+            let _ = reply.send(Message::refused(session, &denied.to_string()).encode());
+            return;
+        }
+        let place = head.filter(|head| head.central == self.me).and_then(|head| head.number(&from));
+        let Some(point) = place else {
+            let _ = reply.send(Message::refused(session, "this point does not chair that session").encode());
+            return;
+        };
+        let (inputs, name) = (self.inputs.clone(), self.name(from));
+        let queued = block_in_place(|| {
+            self.vault.then(move |archive| {
+                let (answer, incidents) = take(archive, session, point, from, record);
+                let _ = reply.send(answer.encode());
+                for event in incidents {
+                    tracing::error!(%session, point = name, ?event, "what a point signed does not fit what is here");
+                    // The driver is gone when this fails; the records themselves remain.
+                    let _ = inputs.blocking_send(session::Input::Incident { session, event });
+                }
+            })
+        });
+        if queued.is_err() {
+            tracing::debug!("a segment is not taken, as the node is stopping");
+        }
+    }
+}
+
+/// Signs what lies unsigned. Everything queued for the vault before is on the disk by then.
+pub(super) fn sign(
+    vault: &Vault,
+    signer: &Signer,
+    session: SessionId,
+    over: bool,
+) -> Result<Result<Standing, archive::Error>, Closed> {
+    vault.run(|_| ())?;
+    let gathered = gather(vault.archive(), signer, session, over);
+    let (segment, standing) = match gathered {
+        Ok((Some(segment), standing)) => (segment, standing),
+        Ok((None, standing)) => return Ok(Ok(standing)),
+        Err(error) => return Ok(Err(error)),
+    };
+    let (more, closed, key) = (segment.is_full(), segment.last, signer.node.clone());
+    let signed = vault.run(move |archive| archive.sign_segment(&key, segment))?;
+    Ok(signed.map(|signed| {
+        let Segment { n, point, .. } = *signed.content();
+        tracing::debug!(%session, %point, n, entries = signed.content().entries(), "signed what was recorded");
+        Standing { len: standing.len + 1, more, closed }
+    }))
+}
+
+/// What is to be signed next, and how the chain stands without it.
+fn gather(
+    archive: &Archive,
+    signer: &Signer,
+    session: SessionId,
+    over: bool,
+) -> Result<(Option<Segment>, Standing), archive::Error> {
+    let unreadable = |what: String| archive::Error::Unreadable(format!("{what} of session {session}"));
+    let head = archive.head(&session)?.ok_or_else(|| unreadable("head".into()))?;
+    let node = signer.node.id();
+    let point = head.number(&node).ok_or_else(|| unreadable("place of this point in the head".into()))?;
+    let chain = archive.segment_chain(&session, point, node)?;
+    let standing = Standing { len: chain.len(), more: false, closed: chain.is_closed() };
+    if standing.closed {
+        return Ok((None, standing));
+    }
+    let wraps = archive.wraps(&session, &node)?;
+    let keys = head.open(&wraps, &signer.wrap, node).map_err(|error| unreadable(format!("key ({error})")))?;
+    let tracks: Vec<_> = kept_tracks(point).collect();
+    let by = Signing { session, point, node, tracks: &tracks, keys: &keys };
+    Ok((archive.gather_segment(&by, unix_ms(), over)?, standing))
+}
+
+/// The tracks of a point that are recorded.
+fn kept_tracks(point: PointNumber) -> impl Iterator<Item = TrackId> {
+    TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)).map(move |kind| TrackId::new(point, kind))
+}
+
+/// A segment of this point's own chain.
+fn own_segment(archive: &Archive, session: &SessionId, me: &NodeId, n: u32) -> Result<Option<Bytes>, archive::Error> {
+    let Some(point) = archive.head(session)?.and_then(|head| head.number(me)) else { return Ok(None) };
+    Ok(archive.segments(session, point, n, 1)?.pop())
+}
+
+/// What central's answer comes to.
+fn heard(central: NodeId, session: SessionId, answer: &[u8]) -> Input {
+    match Message::decode(answer) {
+        Ok(Message::Wants { session: of, next }) if of == session => Input::Answered { session, next: Some(next) },
+        Ok(Message::Refused { reason, .. }) => {
+            tracing::warn!(%session, point = %central.short(), reason, "central does not take what was signed");
+            Input::Refused { session }
+        }
+        Ok(Message::Wants { .. } | Message::Segment { .. }) => Input::Answered { session, next: None },
+        Err(error) => {
+            tracing::warn!(point = %central.short(), %error, "its answer");
+            Input::Answered { session, next: None }
+        }
+    }
+}
+
+/// Stores a segment that its point gave, and gives the answer, and what is wrong beyond it.
+fn take(
+    archive: &Archive,
+    session: SessionId,
+    point: PointNumber,
+    from: NodeId,
+    record: Bytes,
+) -> (Message, Vec<Event>) {
+    let refused = |reason: &str| Message::refused(session, reason);
+    let segment = match Signed::<Segment>::parse(record) {
+        Ok(segment) if (segment.content().session, segment.content().point) == (session, point) => segment,
+        Ok(_) => return (refused("the segment is of another session or point"), Vec::new()),
+        Err(error) => return (refused(&sentence(&error)), Vec::new()),
+    };
+    let stored = archive.append_segment(from, &segment);
+    if let Err(archive::Error::Forked { n, .. }) = &stored {
+        return (refused("another segment of this number is here"), vec![Event::Forked { point, n: *n }]);
+    }
+    let wants = archive.segment_chain(&session, point, from).map(|chain| Message::Wants { session, next: chain.len() });
+    match (stored, wants) {
+        (Ok(()), Ok(wants)) => {
+            let disputed = archive.disputed(segment.content()).unwrap_or_default();
+            (wants, runs(&disputed).into_iter().take(DISPUTES_MAX).collect())
+        }
+        // One that is ahead of what is here is answered by what is wanted; so is one that forked long ago.
+        (Err(archive::Error::Segment(error)), Ok(wants)) if is_ahead(&error) => (wants, Vec::new()),
+        (Err(error), _) | (Ok(()), Err(error)) => (refused(&sentence(&error)), Vec::new()),
+    }
+}
+
+fn is_ahead(error: &store::segment::Error) -> bool {
+    matches!(error, store::segment::Error::Number { n, found, .. } if found > n)
+}
+
+/// Disputed groups as entries of the journal.
+fn runs(groups: &[store::id::GroupId]) -> Vec<Event> {
+    let mut runs: Vec<(TrackId, u64, u64)> = Vec::new();
+    for group in groups {
+        match runs.last_mut() {
+            Some((track, _, to)) if *track == group.track && *to + 1 == group.seq => *to = group.seq,
+            _ => runs.push((group.track, group.seq, group.seq)),
+        }
+    }
+    runs.into_iter().map(|(track, from_seq, to_seq)| Event::Disputed { track, from_seq, to_seq }).collect()
+}
+
+/// Signs what a stopping node recorded last, when its groups are with the vault.
+pub(super) fn sign_before_stop(vault: &Vault, signer: &Signer, sessions: Vec<SessionId>) {
+    for session in sessions {
+        match sign(vault, signer, session, false) {
+            Ok(Ok(_)) | Err(Closed) => {}
+            Ok(Err(error)) => tracing::error!(%session, error = sentence(&error), "not signed; the next run does it"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_groups_are_one_entry() {
+        let group = |seq| store::id::GroupId {
+            session: SessionId::from_bytes([1; 16]),
+            track: TrackId::new(PointNumber::new(1).unwrap(), TrackKind::Main),
+            seq,
+        };
+        let spans = |seqs: &[u64]| -> Vec<_> {
+            let groups: Vec<_> = seqs.iter().map(|&seq| group(seq)).collect();
+            let of = |event| match event {
+                Event::Disputed { from_seq, to_seq, .. } => (from_seq, to_seq),
+                other => panic!("{other:?}"),
+            };
+            runs(&groups).into_iter().map(of).collect()
+        };
+        assert_eq!(spans(&[1, 2, 3, 7, 9, 10]), [(1, 3), (7, 7), (9, 10)]);
+        assert_eq!(spans(&[]), []);
+    }
+}
