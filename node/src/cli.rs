@@ -24,6 +24,7 @@ mod run;
 mod session;
 mod shares;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod join;
 pub mod media;
 pub mod mesh;
+pub mod sealed;
 pub mod secret;
 pub mod studio;
 pub mod vault;

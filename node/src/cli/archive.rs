@@ -1,4 +1,4 @@
-//! `diemcau archive`: what was recorded, and getting it out again, whether the node runs or not.
+//! `diemcau archive`: what was recorded, getting it out again, and checking it, whether the node runs or not.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use node::control::{self, Fault, Request, Session};
 use node::engine::rights::{self, Members, may};
 use node::export::{self, Exported, Holding, Missing, Options, Progress};
 use node::identity::{Identity, roster};
+use node::sealed;
 use serde::Serialize;
 use store::access::{Access, Deed, What as To, Who};
 use store::id::SessionId;
@@ -18,8 +19,9 @@ use super::args::{Data, Format, Listing, One};
 use super::exit::Failure;
 use super::output::{self, moment, size, state, table};
 use super::reading::Reading;
+use super::verify::{self, Verify};
 
-/// List, show and export what was recorded
+/// List, show, export and verify what was recorded
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -37,7 +39,17 @@ enum What {
     /// The points' files hold pictures and sound as they were recorded, at their times in the session: what is missing is a
     /// hole. Files of the same names in the folder are replaced. Ends with 4 when something of the recording is damaged;
     /// all that is good is written nevertheless.
+    ///
+    /// With --sealed it writes no film, but everything that proves the recording, as it was sealed and signed: groups,
+    /// segments, journal, roster and wrapped keys. Who has no key can check such a folder with `archive verify`, and
+    /// cannot hear or see anything.
     Export(Export),
+    /// Check that a recording is what was recorded, and say what is wrong, one finding a line
+    ///
+    /// Looks at a session of this point's archive, or at the folder of a sealed recording, for which it needs no node, no
+    /// network and no key. With the data folder of a point that has the key (--data) it also checks what the groups say.
+    /// Ends with 4 when something is wrong.
+    Verify(Verify),
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,6 +68,9 @@ struct Export {
     /// Leave gallery.mp4 out
     #[arg(long, overrides_with = "gallery")]
     no_gallery: bool,
+    /// Write the sealed recording with its proofs instead of films; DIR must not exist yet, or be empty
+    #[arg(long, conflicts_with_all = ["points", "gallery", "no_gallery"])]
+    sealed: bool,
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
@@ -73,7 +88,9 @@ pub(crate) fn main(args: Args) -> Result<()> {
     match args.what {
         What::List(Listing { data, format }) => list(&data, format),
         What::Show(One { session, data, format }) => show(&session, &data, format),
+        What::Export(args) if args.sealed => export_sealed(&args),
         What::Export(args) => export(&args),
+        What::Verify(args) => verify::main(&args),
     }
 }
 
@@ -141,6 +158,31 @@ fn export(args: &Export) -> Result<()> {
         return Err(Failure::new(Fault::Damaged, reason).into());
     }
     Ok(())
+}
+
+fn export_sealed(args: &Export) -> Result<()> {
+    let folder = args.data.folder()?;
+    let identity = Identity::load(&folder)?;
+    let reading = Reading::open(&args.data)?;
+    let id = control::session::find(&reading.archive, &args.session)?;
+    let reading = write_down(reading, id, &identity, &folder, &args.data)?;
+    let roster = verify::roster_of(&folder)?;
+    let mut meter = verify::Meter::new("groups written");
+    let written = sealed::write(&reading.archive, &id, &roster, &args.to, &mut |done, total| meter.show(done, total));
+    meter.clear();
+    let written = written?;
+    match args.format.json {
+        true => output::json(&written)?,
+        false => output::print(&verify::sealed(&written))?,
+    }
+    match written.damaged.is_empty() {
+        true => Ok(()),
+        false => {
+            let reason =
+                format!("part of session {id} is damaged here and left out; another point that holds it has it");
+            Err(Failure::new(Fault::Damaged, reason).into())
+        }
+    }
 }
 
 /// Asks whether this session may be exported here, writes it into the access log, and gives the archive back to read. An

@@ -6,7 +6,7 @@ use std::io;
 use node::control::{self, Fault};
 use node::identity::{self, authority, roster};
 use node::join::invite;
-use node::{accounts, config, console, driver, export, mesh, vault};
+use node::{accounts, config, console, driver, export, mesh, sealed, vault};
 use store::archive;
 use store::schema::Store;
 
@@ -69,6 +69,7 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
         .or_else(|| error.downcast_ref::<accounts::Error>().map(|error| fault(error.fault())))
         .or_else(|| error.downcast_ref::<control::session::Error>().map(|error| fault(error.fault())))
         .or_else(|| error.downcast_ref::<export::Error>().map(|error| fault(error.fault())))
+        .or_else(|| error.downcast_ref::<sealed::Error>().map(|error| fault(error.fault())))
 }
 
 /// The driver passes on what its parts found.
