@@ -1,7 +1,7 @@
 """Shows that verify.py takes what the program signed, and no copy of it that was changed.
 
-A file that ends between two records is a good one of fewer records: a membership without its last admission, a journal
-without its last entries. Both are found out by comparing with what others hold, and by nothing in the file itself.
+A file that ends between two records is a good one of fewer records: a membership without its last admission, a journal or
+a point's segments without the last. They are found out by comparing with what others hold, and by nothing in the file itself.
 
 The records are the examples that the program must read for ever (`store/tests/vectors`).
 """
@@ -45,10 +45,12 @@ def changed_copies(data, begin, records):
 def main():
     members = bytes.fromhex((VECTORS / "membership-v1.hex").read_text().strip())
     entries = [bytes.fromhex(line) for line in (VECTORS / "journal-v1.hex").read_text().split()]
+    chain = [bytes.fromhex(line) for line in (VECTORS / "segment-v1.hex").read_text().split()]
     _, authority = verify.signed(next(verify.records(members[1:])), verify.ROSTER)
     _, central = verify.signed(entries[0], verify.ENTRY)
     print(verify.membership(members, authority, None))
     print(verify.journal(framed(entries), None, central))
+    print(verify.segments(framed(chain), None, None))
 
     def journal(data):
         return (verify.journal, data, None, central)
@@ -63,6 +65,10 @@ def main():
         attacks.append((f"entry {n} twice", journal(framed(entries[: n + 1] + entries[n:]))))
         swapped = entries[:n] + [entries[n + 1], entries[n]] + entries[n + 2 :]
         attacks.append((f"entry {n} and the next swapped", journal(framed(swapped))))
+    for what, data in changed_copies(framed(chain), 0, chain):
+        attacks.append((f"segments, {what}", (verify.segments, data, None, None)))
+    for n in range(len(chain) - 1):
+        attacks.append((f"segment {n} dropped", (verify.segments, framed(chain[:n] + chain[n + 1 :]), None, None)))
     attacks.append(("another authority", (verify.membership, members, os.urandom(32), None)))
     attacks.append(("another central", (verify.journal, framed(entries), None, os.urandom(32))))
     attacks.append(("a journal for a membership", (verify.membership, b"\x01" + framed(entries), None, None)))

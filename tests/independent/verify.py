@@ -2,13 +2,16 @@
 
     verify.py [--authority KEY] [--central KEY] KIND FILE...
 
-KIND is `membership` (`DATA/roster.cose`: the roster and the admissions beside it) or `journal` (entries one after the
-other, each behind its length in four bytes). Prints one line for each file, `good` or `bad` with the first fault, and
-ends with 1 if any is bad. CBOR, Ed25519 and BLAKE3 are public libraries; COSE (RFC 9052) is a page of them.
+KIND is `membership` (`DATA/roster.cose`: the roster and the admissions beside it), `journal` or `segments` (records one
+after the other, each behind its length in four bytes) or `recording` (the folder that `archive export --sealed` writes).
+Prints one line for each file, `good` or `bad` with the first fault, for a recording with every fault, and ends with
+1 if any is bad. CBOR, Ed25519 and BLAKE3 are public libraries; COSE (RFC 9052) is a page of them.
 """
 
 import argparse
+import re
 import sys
+from pathlib import Path
 
 import cbor2
 from blake3 import blake3
@@ -23,13 +26,18 @@ ROSTER = "application/vnd.diemcau.roster.v1+cbor"
 GRANT = "application/vnd.diemcau.grant.v1+cbor"
 ADMISSION = "application/vnd.diemcau.admission.v1+cbor"
 ENTRY = "application/vnd.diemcau.journal.v1+cbor"
+SEGMENT = "application/vnd.diemcau.segment.v1+cbor"
 
 FIELDS = {
     ROSTER: {"number", "prev", "agency", "recovery", "issued_unix_ms", "points", "revoked", "void"},
     GRANT: {"id", "issuer", "name", "level", "zone", "rights", "replaces", "key", "not_after_unix_ms"},
     ADMISSION: {"grant", "node", "wrap", "addresses", "proof", "unix_ms"},
     ENTRY: {"n", "prev", "session", "at_us", "wall_ms", "event"},
+    SEGMENT: {"session", "point", "n", "prev", "from_us", "to_us", "wall_ms", "keys", "tracks", "last"},
 }
+TRACK = {"track", "from", "next", "groups", "gaps"}
+GROUP = {"seq", "hash", "len", "frames", "t0_us", "span_us", "epoch", "mac"}
+GAP = {"from", "to", "reason"}
 
 
 class Bad(Exception):
@@ -114,34 +122,217 @@ def membership(data, authority, _central):
     return f"roster {roster['number']} of {roster['agency']}: {len(nodes)} points, {len(grants)} admitted since"
 
 
+def follow(kind, what, data, signer=None):
+    """The records of a chain, each with its hash: numbered from 0, each following the one before, by one signer, of one
+    session."""
+    before, session = NONE, None
+    for n, record in enumerate(records(data)):
+        content, by = signed(record, kind)
+        signer, session = signer or by, session or content["session"]
+        need(by == signer, f"{what} {n} is signed by {by.hex()}")
+        need(content["session"] == session, f"{what} {n} is of another session")
+        need(content["n"] == n, f"{what} {n} is missing, {content['n']} comes")
+        need(content["prev"] == before, f"{what} {n} does not follow the one before it")
+        before = blake3(record).digest()
+        yield content, before
+    need(session, f"there is no {what}")
+
+
 def journal(data, _authority, central):
-    before, session, n = NONE, None, 0
-    for record in records(data):
-        entry, signer = signed(record, ENTRY)
-        central = central or signer
-        session = session or entry["session"]
-        need(signer == central, f"entry {n} is signed by {signer.hex()}")
-        need(entry["session"] == session, f"entry {n} is of another session")
-        need(entry["n"] == n, f"entry {n} is missing, {entry['n']} comes")
-        need(entry["prev"] == before, f"entry {n} does not follow the one before it")
-        before, n = blake3(record).digest(), n + 1
-    need(n, "there is no entry")
-    return f"journal of {session.hex()}: {n} entries, the last is {before.hex()}"
+    for entry, last in follow(ENTRY, "entry", data, central):
+        pass
+    return f"journal of {entry['session'].hex()}: {entry['n'] + 1} entries, the last is {last.hex()}"
+
+
+def segment_chain(data, node=None):
+    """The segments of a point. Each track goes on where the segment before left it, and every number is a group or in a gap."""
+    segments, ends, to_us = [], {}, 0
+    for segment, last in follow(SEGMENT, "segment", data, node):
+        n = segment["n"]
+        need(not (segments and segments[-1]["last"]), f"segment {n} comes after the last")
+        need(segments == [] or segments[0]["point"] == segment["point"], f"segment {n} is of another point")
+        need(segment["from_us"] == to_us <= segment["to_us"], f"segment {n} leaves out time")
+        to_us = segment["to_us"]
+        numbers = [track["track"] for track in segment["tracks"]]
+        need(numbers == sorted(set(numbers)), f"segment {n} has tracks out of order")
+        need(set(ends) <= set(numbers), f"segment {n} leaves out a track")
+        need(all(number // 8 == segment["point"] for number in numbers), f"segment {n} has another point's track")
+        epochs = set()
+        for track in segment["tracks"]:
+            need(set(track) == TRACK, f"segment {n} has a track with other fields")
+            need(track["from"] == ends.get(track["track"], 0), f"segment {n} leaves out groups")
+            spans = []
+            for group in track["groups"]:
+                need(set(group) == GROUP, f"segment {n} has a group with other fields")
+                need(group["t0_us"] + group["span_us"] <= to_us, f"segment {n} ends before a group of it")
+                epochs.add(group["epoch"])
+                spans.append((group["seq"], group["seq"]))
+            for gap in track["gaps"]:
+                need(set(gap) == GAP and gap["reason"] in ("not_stored", "lost", "damaged"), f"segment {n} has a bad gap")
+                spans.append((gap["from"], gap["to"]))
+            expected = track["from"]
+            for first, final in sorted(spans):
+                need(first == expected and final >= first, f"segment {n} has a number twice or not at all")
+                expected = final + 1
+            need(expected == track["next"], f"segment {n} does not end where its groups do")
+            ends[track["track"]] = expected
+        need([key["epoch"] for key in segment["keys"]] == sorted(epochs), f"segment {n} has other keys than its groups")
+        segments.append(segment)
+    return segments, last, ends
+
+
+def segments(data, _authority, _central):
+    chain, last, _ = segment_chain(data)
+    groups = sum(len(track["groups"]) for segment in chain for track in segment["tracks"])
+    end = "" if chain[-1]["last"] else ", not closed"
+    return f"point {chain[0]['point']}: {len(chain)} segments of {groups} groups, the last is {last.hex()}{end}"
+
+
+def varint(data, at):
+    """RFC 9000, 16: the first two bits say how long it is."""
+    need(at < len(data), "a group ends in a number")
+    length = 1 << (data[at] >> 6)
+    need(at + length <= len(data), "a group ends in a number")
+    value = int.from_bytes(data[at : at + length], "big") & ((1 << 8 * length - 2) - 1)
+    return value, at + length
+
+
+def group(data):
+    """What can be seen of a group without a key."""
+    need(len(data) >= 84 and data[0] == 1, "a group has another version")
+    number = lambda at, length: int.from_bytes(data[at : at + length], "big")
+    frames, span, at = 0, 0, 84
+    while at < len(data):
+        length, at = varint(data, at)
+        need(at + length <= len(data), "a group ends in a frame")
+        dt, _ = varint(data, at)
+        frames, span, at = frames + 1, max(span, dt), at + length
+    seen = {"seq": number(52, 8), "len": len(data), "frames": frames, "t0_us": number(76, 8), "span_us": span}
+    return seen | {"epoch": data[62], "hash": blake3(data).digest()}, data[2:18], data[18:50], number(50, 2)
+
+
+KINDS = ["audio", "main", "thumb", "screen"]
+
+
+def recording(path, authority, _central):
+    """Every fault of a folder, and what is to be said of it."""
+    root, faults = Path(path), []
+
+    def attempt(where, check, *arguments):
+        try:
+            return check(*arguments)
+        except Bad as fault:
+            faults.append(f"{where}: {fault}")
+        except OSError as fault:
+            faults.append(f"{where}: cannot be read ({fault.strerror})")
+        except (TypeError, KeyError, AttributeError, ValueError, IndexError) as fault:
+            faults.append(f"{where}: a field is of another kind ({fault})")
+
+    need((root / "diemcau.txt").read_text() == "diemcau sealed recording 1\n", "the folder is of another kind")
+    head_bytes = (root / "head.cbor").read_bytes()
+    need(head_bytes[:1] == b"\x02", "the head has another version")
+    head = decode(head_bytes[1:], "the head")
+    need(head["started_unix_ms"] == int.from_bytes(head["id"][:6], "big"), "the head has another start than its id")
+    nodes = {point["number"]: point["node"] for point in head["points"]}
+    attempt("roster.cose", lambda: membership((root / "roster.cose").read_bytes(), authority, None))
+
+    gaps, ended, joined, whole = [], False, {number for number, node in nodes.items() if node == head["central"]}, True
+
+    def read_journal():
+        nonlocal ended
+        told = {0: (head["epochs"][0]["commitment"], 0)}
+        for entry, _ in follow(ENTRY, "entry", (root / "journal.cose").read_bytes(), head["central"]):
+            need(entry["session"] == head["id"], "it is of another session")
+            ((name, event),) = entry["event"].items()
+            need((entry["n"] == 0) == (name == "started"), f"entry {entry['n']} is not at its place")
+            if name == "started":
+                same = event["title"] == head["title"] and event["points"] == head["points"]
+                need(same, "it has another title or other points than the head")
+            elif name == "joined":
+                joined.add(event["point"])
+            elif name == "epoch":
+                told[event["epoch"]] = (event["commitment"], event["from_us"])
+            elif name in ("gap", "repaired"):
+                gaps.append((event["track"], event["from_seq"], event["to_seq"], name == "gap"))
+            elif name in ("disputed", "forked"):
+                faults.append(f"journal.cose: entry {entry['n']} says {name}")
+            elif name == "ended":
+                ended = True
+        need(ended == (head["state"] == "ended"), "it has no end, or one too many")
+        need(told == {epoch["epoch"]: (epoch["commitment"], epoch["from_us"]) for epoch in head["epochs"]}, "other keys")
+        return True
+
+    whole = attempt("journal.cose", read_journal)
+
+    def is_gap(track, seq):
+        told = [missing for of, first, last, missing in gaps if of == track and first <= seq <= last]
+        return bool(told) and all(told)
+
+    listed, ends, chains = {}, {}, {}
+    removed = {number for epoch in head["epochs"] for number in epoch["removed"]}
+    commitments = {epoch["epoch"]: epoch["commitment"] for epoch in head["epochs"]}
+
+    def read_segments(number, node):
+        file = root / "segments" / f"{number}.cose"
+        if not file.exists() and number not in joined and whole:
+            return
+        chain, last, to = segment_chain(file.read_bytes(), node)
+        need(chain[0]["session"] == head["id"] and chain[0]["point"] == number, "they are of another session or point")
+        ends.update(to)
+        chains[number] = (len(chain), last)
+        for segment in chain:
+            for key in segment["keys"]:
+                need(commitments.get(key["epoch"]) == key["commitment"], f"segment {segment['n']} has another key")
+            for track in segment["tracks"]:
+                listed.update({(track["track"], group["seq"]): group for group in track["groups"]})
+        open_end = head["state"] == "ended" and number not in removed
+        need(chain[-1]["last"] or not open_end, "the last segment is missing")
+
+    for number, node in nodes.items():
+        attempt(f"segments/{number}.cose", read_segments, number, node)
+
+    here, good = {}, 0
+    for file in sorted((root / "groups").glob("*/*")):
+        name = re.fullmatch(r"(\d+)-(audio|main|thumb|screen)/(\d{10,})\.group", f"{file.parent.name}/{file.name}")
+        if name:
+            here[int(name[1]) * 8 + KINDS.index(name[2]), int(name[3])] = file
+        else:
+            faults.append(f"{file.parent.name}/{file.name}: does not belong to a recording")
+
+    def read_group(track, seq, entry):
+        seen, session, node, of = group(here[track, seq].read_bytes())
+        need((session, of) == (head["id"], track) and node == nodes[track // 8], "it is of another session, point or track")
+        need(seen == {field: entry[field] for field in seen}, "it is not what its point signed")
+        return True
+
+    for (track, seq), entry in sorted(listed.items()):
+        where = f"groups/{track // 8}-{KINDS[track % 8]}/{seq:010}.group"
+        if (track, seq) in here:
+            good += attempt(where, read_group, track, seq, entry) or 0
+        elif not is_gap(track, seq):
+            faults.append(f"{where}: it is not here, and the journal does not say so")
+    for track, seq in sorted(set(here) - set(listed)):
+        unsigned = seq >= ends.get(track, 0)
+        if not unsigned or head["state"] == "ended" and track // 8 not in removed:
+            faults.append(f"groups/{track // 8}-{KINDS[track % 8]}/{seq:010}.group: it is signed by nobody")
+    if faults:
+        raise Bad("; ".join(faults))
+    return f"recording of {head['id'].hex()}: {good} groups, {sum(count for count, _ in chains.values())} segments"
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--authority", type=bytes.fromhex)
     arguments.add_argument("--central", type=bytes.fromhex)
-    arguments.add_argument("kind", choices=["membership", "journal"])
+    arguments.add_argument("kind", choices=["membership", "journal", "segments", "recording"])
     arguments.add_argument("files", nargs="+")
     given = arguments.parse_args()
-    check = {"membership": membership, "journal": journal}[given.kind]
+    check = {"membership": membership, "journal": journal, "segments": segments, "recording": recording}[given.kind]
     all_good = True
     for path in given.files:
         try:
-            with open(path, "rb") as file:
-                print(f"{path}: good: {check(file.read(), given.authority, given.central)}")
+            what = path if given.kind == "recording" else Path(path).read_bytes()
+            print(f"{path}: good: {check(what, given.authority, given.central)}")
         except Bad as fault:
             all_good = False
             print(f"{path}: bad: {fault}")

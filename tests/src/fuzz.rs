@@ -33,6 +33,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("inventory", travelled::inventory),
     ("signed", kept::signed),
     ("journal", kept::journal),
+    ("segment", kept::segment),
+    ("evidence_message", travelled::evidence_message),
     ("head", kept::head),
     ("cbor", kept::cbor),
     ("membership", kept::membership),

@@ -12,6 +12,7 @@ use store::journal::{Chain, Entry};
 use store::keys::{Wrap, WrapContext};
 use store::locked;
 use store::roster::{Admission, Grant, Membership, Request, Roster};
+use store::segment::{self, Segment};
 use store::session::Head;
 use store::shares::{Share, combine};
 use store::signed::{Content, LEN_MAX, Signed};
@@ -27,6 +28,7 @@ pub(super) fn signed(bytes: &[u8]) -> bool {
         is_signed::<Admission>(bytes),
         is_signed::<Request>(bytes),
         is_signed::<access::Entry>(bytes),
+        is_signed::<Segment>(bytes),
     ];
     known.contains(&true)
 }
@@ -72,6 +74,30 @@ pub(super) fn journal(bytes: &[u8]) -> bool {
         }
     }
     entries > 0
+}
+
+/// Segments one after the other, each behind its length in two bytes, as a point's chain is read back.
+pub(super) fn segment(bytes: &[u8]) -> bool {
+    let mut chain = segment::Chain::new(seeds::session(), seeds::point(), seeds::node_key(1).id());
+    let mut rest = bytes;
+    let mut segments = 0;
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let Some((record, after)) = after.split_at_checked(usize::from(u16::from_be_bytes(*length))) else { break };
+        rest = after;
+        let Ok(record) = Signed::<Segment>::parse(Bytes::copy_from_slice(record)) else { break };
+        let before = chain.clone();
+        match chain.accept(&record) {
+            Ok(()) => {
+                segments += 1;
+                assert_eq!(chain, segment::Chain::after(&record), "a chain is what its last segment says");
+                for listed in &record.content().tracks {
+                    assert_eq!(before.next_of(listed.track), listed.from, "a number is left out");
+                }
+            }
+            Err(_) => assert_eq!(chain, before, "what was refused changed the chain"),
+        }
+    }
+    segments > 0
 }
 
 pub(super) fn head(bytes: &[u8]) -> bool {

@@ -15,6 +15,7 @@ use node::config;
 use node::control::Request;
 use node::mesh::hello::{self, Hello};
 use node::wire::control::{Accepted, End, Finished, Invite, Last, Message, Span};
+use node::wire::evidence;
 use node::wire::media;
 use store::cbor;
 use store::id::{Hash, NodeId, PointNumber, SessionId, TrackId, TrackKind};
@@ -25,6 +26,7 @@ use store::locked;
 use store::record::{self, Flags};
 use store::roster::{Admission, Grant, GrantId, Membership, Point, Proof, Request as Asked, Revoked, Right, Roster};
 use store::seal::{Sealer, Start, Suite};
+use store::segment::{self, Segment};
 use store::session::{Head, Member, Period, State};
 use store::shares;
 use store::signed::{Content, Signed};
@@ -40,6 +42,8 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "inventory" => inventories(),
         "signed" => signed(),
         "journal" => vec![journal().iter().flat_map(|entry| prefixed(&entry.bytes)).collect()],
+        "segment" => vec![segments().iter().flat_map(|segment| prefixed(segment.bytes())).collect()],
+        "evidence_message" => evidence_messages(),
         "head" => vec![head().encode(), Head { state: State::Ended, ended_unix_ms: Some(9), ..head() }.encode()],
         "cbor" => vec![cbor::encode(&(1, "á", [None, Some(-7)])), vec![0xa2, 0x61, 0x61, 0xf5, 0x61, 0x62, 0x80]],
         "membership" => memberships(),
@@ -82,6 +86,10 @@ pub(super) fn session() -> SessionId {
 
 fn number(n: u16) -> PointNumber {
     PointNumber::new(n).expect("a small number")
+}
+
+pub(super) fn point() -> PointNumber {
+    number(1)
 }
 
 fn track() -> TrackId {
@@ -216,6 +224,41 @@ fn journal() -> Vec<Written> {
     entries.map(|entry| Written { bytes: entry.bytes().to_vec(), content: cbor::encode(entry.content()) }).collect()
 }
 
+/// Two segments of one track, with a gap in the second.
+fn segments() -> Vec<Signed<Segment>> {
+    let mut chain = segment::Chain::new(session(), point(), node_key(1).id());
+    let group = |seq: u64| segment::Group {
+        seq,
+        hash: Hash::of(&seq.to_be_bytes()),
+        len: 5_000,
+        frames: 60,
+        t0_us: seq * 2_000_000,
+        span_us: 1_966_667,
+        epoch: 0,
+        mac: Hash::of(b"words"),
+    };
+    let mut first = chain.begin(1_700_000_030_000);
+    (0..2).for_each(|seq| first.list(track(), group(seq), session_key().commitment()));
+    let mut signed = vec![chain.append(&node_key(1), first).expect("a good segment")];
+    let mut last = chain.begin(1_700_000_060_000);
+    last.miss(track(), 3, segment::Absence::NotStored);
+    last.list(track(), group(4), session_key().commitment());
+    last.last = true;
+    signed.push(chain.append(&node_key(1), last).expect("a good segment"));
+    signed
+}
+
+fn evidence_messages() -> Vec<Vec<u8>> {
+    let session = session();
+    let record = segments().remove(0).bytes().clone();
+    let messages = [
+        evidence::Message::Segment { session, record },
+        evidence::Message::Wants { session, next: 3 },
+        evidence::Message::refused(session, "vì sao"),
+    ];
+    messages.iter().map(|message| message.encode().to_vec()).collect()
+}
+
 fn prefixed(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).expect("short").to_be_bytes()[..], bytes].concat()
 }
@@ -292,6 +335,7 @@ fn signed() -> Vec<Vec<u8>> {
     let request =
         Asked { wrap: place.wrap, name: place.name, level: place.level, zone: place.zone, addresses: place.addresses };
     let mut all: Vec<_> = journal().iter().flat_map(|entry| [entry.bytes.clone(), entry.content.clone()]).collect();
+    all.extend(segments().iter().flat_map(both));
     all.extend(both(&Signed::new(roster(), &node_key(7))));
     all.extend(both(&grant));
     all.extend(both(&admission));

@@ -6,6 +6,7 @@ use libp2p::futures::io::Cursor;
 use node::mesh::codec::Codec;
 use node::mesh::hello::Hello;
 use node::wire::control::Message;
+use node::wire::evidence;
 use node::wire::media;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,6 +24,12 @@ pub(super) fn control_message(bytes: &[u8]) -> bool {
     let Ok(message) = Message::decode(bytes) else { return false };
     let again = message.encode().expect("what was read can be written");
     assert_eq!(Message::decode(&again).expect("what was written can be read"), message);
+    true
+}
+
+pub(super) fn evidence_message(bytes: &[u8]) -> bool {
+    let Ok(message) = evidence::Message::decode(bytes) else { return false };
+    assert_eq!(evidence::Message::decode(&message.encode()).as_ref(), Ok(&message));
     true
 }
 
