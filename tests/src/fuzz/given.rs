@@ -12,6 +12,7 @@ use codec::mp4::{Fragmenter, Reader, Sound, Track, Writer};
 use codec::time::MediaTime;
 use node::config::{self, Address, Given};
 use node::control::{Request, Response, Status};
+use node::join::code::Code;
 use store::id::{Hash, NodeId, SessionId};
 use store::keys::{Wrap, WrapPublic};
 
@@ -36,6 +37,14 @@ pub(super) fn names(bytes: &[u8]) -> bool {
 fn name<T: FromStr + ToString + PartialEq + std::fmt::Debug>(text: &str) -> bool {
     let Ok(value) = T::from_str(text) else { return false };
     assert!(T::from_str(&value.to_string()).is_ok_and(|again| again == value), "{text:?} becomes {value:?}");
+    true
+}
+
+/// An invite code as a clerk types it. However it was typed, it is printed in one way, and that is read as the same.
+pub(super) fn join_code(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(code) = Code::parse(&text) else { return false };
+    assert!(Code::parse(&code.text()).is_ok_and(|again| again == code), "{text:?} becomes {code:?}");
     true
 }
 

@@ -11,12 +11,14 @@ use codec::picture::Picture;
 use codec::samples::Samples;
 use codec::time::MediaTime;
 use codec::video;
-use node::config;
+use node::config::{self, Address};
 use node::control::Request;
+use node::join::code::Code;
+use node::join::secret::Secret;
+use node::join::wire::{self as joining, Answer, Ask, Knock, Welcome};
 use node::mesh::hello::{self, Hello};
 use node::wire::control::{Accepted, End, Finished, Invite, Last, Message, Span};
-use node::wire::evidence;
-use node::wire::media;
+use node::wire::{evidence, media, roster as news};
 use store::cbor;
 use store::id::{Hash, NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::inventory::{Have, Page};
@@ -35,11 +37,14 @@ use store::signed::{Content, Signed};
 pub fn seeds(name: &str) -> Vec<Vec<u8>> {
     match name {
         "control_message" => control_messages(),
+        "roster_message" => roster_messages(),
         "media_message" => media_messages(),
         "group" => groups(),
         "hello" => vec![hello().encode()],
         "framing" => vec![framed(b""), framed(b"abc"), framed(&[0xff; 64])],
         "inventory" => inventories(),
+        "join_code" => join_codes(),
+        "join_frame" => join_frames(),
         "signed" => signed(),
         "journal" => vec![journal().iter().flat_map(|entry| prefixed(&entry.bytes)).collect()],
         "segment" => vec![segments().iter().flat_map(|segment| prefixed(segment.bytes())).collect()],
@@ -94,6 +99,44 @@ pub(super) fn point() -> PointNumber {
 
 fn track() -> TrackId {
     TrackId::new(number(1), TrackKind::Main)
+}
+
+fn roster_messages() -> Vec<Vec<u8>> {
+    let known = news::News { number: 3, roster: Hash::of(b"roster"), admissions: vec![Hash::of(b"one")] };
+    let messages = [
+        news::Message::News(known),
+        news::Message::Get { item: Hash::of(b"one"), from: 4 },
+        news::Message::Part { total: 9, bytes: vec![1; 5].into() },
+        news::Message::Gone,
+    ];
+    messages.iter().map(|message| message.encode().to_vec()).collect()
+}
+
+fn join_codes() -> Vec<Vec<u8>> {
+    let at = |host: &str, port| Address { host: host.to_owned(), port };
+    let places =
+        [vec![at("192.0.2.7", 7500)], vec![at("2001:db8::7", 7501), at("tiepdan.example.vn", 7500), at("10.0.0.1", 9)]];
+    let codes = places.map(|places| Code::new(Secret::from_bytes(&[6; Secret::LEN]), 7400, places).expect("they fit"));
+    codes.iter().map(|code| code.text().as_bytes().to_vec()).collect()
+}
+
+fn join_frames() -> Vec<Vec<u8>> {
+    let ask = Ask {
+        wrap: wrap_key().public(),
+        addresses: vec!["10.0.0.1:7400".to_owned()],
+        proof: Proof::from_bytes([2; 64]),
+        unix_ms: 1_700_000_000_000,
+    };
+    let admitted = Answer::Admitted { admission: vec![1; 40].into(), membership_len: 9, unix_ms: 7 };
+    let frames = [
+        joining::encode(&Knock { invite: GrantId::from_bytes([3; 16]), proof: [4; 32] }),
+        joining::encode(&Welcome { proof: [5; 32] }),
+        joining::encode(&ask),
+        joining::encode(&admitted),
+        joining::encode(&Answer::Expired { not_after_unix_ms: 5, unix_ms: 6 }),
+        joining::encode(&Answer::unable("đĩa đầy".to_owned())),
+    ];
+    frames.iter().map(|frame| frame.to_vec()).collect()
 }
 
 fn wrap() -> Wrap {

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use libp2p::futures::executor::block_on;
 use libp2p::futures::io::Cursor;
+use node::join::wire::{self, Answer, Ask, Frame, Knock, Welcome};
 use node::mesh::codec::Codec;
 use node::mesh::hello::Hello;
 use node::wire::control::Message;
-use node::wire::evidence;
-use node::wire::media;
+use node::wire::{evidence, media, roster};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::inventory::{Have, Page};
@@ -33,6 +33,12 @@ pub(super) fn evidence_message(bytes: &[u8]) -> bool {
     true
 }
 
+pub(super) fn roster_message(bytes: &[u8]) -> bool {
+    let Ok(message) = roster::Message::decode(bytes) else { return false };
+    assert_eq!(roster::Message::decode(&message.encode()).expect("what was written can be read"), message);
+    true
+}
+
 pub(super) fn media_message(bytes: &[u8]) -> bool {
     let message = returns::<media::Message>(bytes);
     let request = returns::<media::FetchRequest>(bytes);
@@ -44,6 +50,21 @@ fn returns<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes:
     let Ok(message) = media::decode::<T>(bytes) else { return false };
     let again = media::encode(&message).expect("what was read can be written");
     assert_eq!(media::decode::<T>(&again[2..]).expect("what was written can be read"), message);
+    true
+}
+
+/// The four frames of joining; each side takes only the one whose turn it is.
+pub(super) fn join_frame(bytes: &[u8]) -> bool {
+    let knocker = comes_again::<Knock>(bytes) | comes_again::<Ask>(bytes);
+    let host = comes_again::<Welcome>(bytes) | comes_again::<Answer>(bytes);
+    knocker || host
+}
+
+fn comes_again<F: Frame + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {
+    let Ok(frame) = wire::decode::<F>(bytes) else { return false };
+    // Read from a longer form it may be, but never one that we could not write.
+    let again = wire::encode(&frame);
+    assert_eq!(wire::decode::<F>(&again).expect("what was written can be read"), frame);
     true
 }
 
