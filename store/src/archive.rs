@@ -1,8 +1,7 @@
 //! The archive of one node: sealed groups, the sessions they belong to, the journal, wrapped keys.
 //!
-//! **Acknowledged means synced.** Whatever returns `Ok` here survives a power cut, except the removal of parts, whose
-//! return would do no harm. A group, its address, its bit in the inventory and the end of its part are one batch,
-//! so no crash leaves them apart.
+//! **Acknowledged means synced.** Whatever returns `Ok` here survives a power cut. A group, its address and its bit in the
+//! inventory are one batch, so no crash leaves them apart.
 //!
 //! **Wrong bytes are never given out as right.** A group's address (BLAKE3 of its bytes) is kept beside it and compared at
 //! every read; a group that does not match is [`Error::Damaged`], others are not touched by it.
@@ -21,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::{
     cbor,
@@ -466,58 +465,6 @@ fn put_group(batch: &mut Batch, record: &Record) {
     let key = schema::group_key(&record.id());
     batch.put(Column::Groups, &key, record.bytes().clone());
     batch.put(Column::Addresses, &key, Outline::of(record).encode());
-    batch.delete(Column::Parts, &key);
-}
-
-/// Groups not yet whole.
-impl Archive {
-    /// Stores what there is so far of groups that are still being made or received, in one synced batch. A part
-    /// replaces the one before; it goes when the whole group is stored. Parts of groups that are whole are ignored.
-    pub fn put_parts(&self, parts: &[Record]) -> Result<(), Error> {
-        let _writing = self.write()?;
-        let mut batch = Batch::new();
-        for part in parts {
-            if self.outline(&part.id())?.is_some() {
-                continue;
-            }
-            let mut value = BytesMut::with_capacity(32 + part.bytes().len());
-            value.extend_from_slice(part.hash().as_bytes());
-            value.extend_from_slice(part.bytes());
-            batch.put(Column::Parts, &schema::group_key(&part.id()), value.freeze());
-        }
-        if !batch.is_empty() {
-            self.media.write(batch, Durability::Synced)?;
-        }
-        Ok(())
-    }
-
-    /// The parts of a session, as they were stored last. A node that restarts stores its own as the groups they are,
-    /// since it will add nothing to them, and lets the origin complete the others. Damaged parts are left out: nobody was
-    /// promised them.
-    pub fn parts(&self, session: &SessionId) -> Result<Vec<Record>, Error> {
-        let mut parts = Vec::new();
-        self.scan_prefix(&self.media, Column::Parts, session.as_bytes(), &mut |key, value| {
-            let part = value.split_first_chunk().and_then(|(hash, bytes)| {
-                let part = Record::parse(Bytes::copy_from_slice(bytes)).ok()?;
-                let same = part.hash() == Hash::from_bytes(*hash) && key == schema::group_key(&part.id());
-                same.then_some(part)
-            });
-            match part {
-                Some(part) => parts.push(part),
-                None => tracing::error!(key = hex::encode(key), "a part of a group is damaged and left out"),
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(parts)
-    }
-
-    /// Forgets a part. A crash may bring it back.
-    pub fn drop_part(&self, id: &GroupId) -> Result<(), Error> {
-        let _writing = self.write()?;
-        let mut batch = Batch::new();
-        batch.delete(Column::Parts, &schema::group_key(id));
-        Ok(self.media.write(batch, Durability::Buffered)?)
-    }
 }
 
 /// Sessions.

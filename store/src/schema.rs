@@ -12,6 +12,10 @@ use crate::{
 /// beside this number.
 pub const VERSION: u8 = 1;
 
+/// Names of columns that older programs made. They held nothing that anybody was promised, and go when the database is
+/// opened for writing.
+pub const RETIRED: &[(Store, &str)] = &[(Store::Media, "part")];
+
 /// One of the two databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Store {
@@ -67,13 +71,11 @@ pub enum Column {
     Addresses,
     /// `media` — session (16), track (2), page (4) → bitmap of 4096 groups. Written in the groups' batch.
     Have,
-    /// `media` — the key of a group → its hash so far and its frames so far. Gone in the batch of the whole group.
-    Parts,
 }
 
 impl Column {
     /// All columns.
-    pub const ALL: [Column; 14] = [
+    pub const ALL: [Column; 13] = [
         Column::Config,
         Column::Sessions,
         Column::Journal,
@@ -87,7 +89,6 @@ impl Column {
         Column::Groups,
         Column::Addresses,
         Column::Have,
-        Column::Parts,
     ];
 
     /// Its name on disk.
@@ -106,7 +107,6 @@ impl Column {
             Column::Groups => "grp",
             Column::Addresses => "adr",
             Column::Have => "have",
-            Column::Parts => "part",
         }
     }
 
@@ -123,7 +123,7 @@ impl Column {
             | Column::Rosters
             | Column::Kept
             | Column::Touched => Store::Meta,
-            Column::Groups | Column::Addresses | Column::Have | Column::Parts => Store::Media,
+            Column::Groups | Column::Addresses | Column::Have => Store::Media,
         }
     }
 }
@@ -131,7 +131,7 @@ impl Column {
 /// Key of the schema's version in [`Column::Config`].
 pub const SCHEMA_KEY: &[u8] = b"schema";
 
-/// Key in [`Column::Groups`], [`Column::Addresses`], [`Column::Parts`].
+/// Key in [`Column::Groups`], [`Column::Addresses`].
 pub fn group_key(id: &GroupId) -> [u8; 26] {
     let mut key = [0; 26];
     key[..18].copy_from_slice(&track_prefix(&id.session, id.track));
@@ -249,8 +249,11 @@ mod tests {
         let names: Vec<_> = Column::ALL.map(Column::name).into();
         assert_eq!(
             names,
-            ["cfg", "ses", "jnl", "seg", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have", "part"]
+            ["cfg", "ses", "jnl", "seg", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have"]
         );
+        for (_, retired) in RETIRED {
+            assert!(!names.contains(retired), "{retired} is a column again");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What was acknowledged survives SIGKILL at any moment.
 //!
-//! A child process (this program again) opens an archive, stores groups, parts, journal entries and reservations, and says on
+//! A child process (this program again) opens an archive, stores groups, journal entries and reservations, and says on
 //! stdout what was acknowledged, after each. It is killed at a random moment, round after round in the same folder,
 //! and everything it said must be there, byte for byte, in an archive that opens for reading and for writing again.
 //! This program has no test harness around it, because it must be able to be that child.
@@ -74,7 +74,6 @@ fn store_until_killed(dir: &Path) {
         say(format!("reserved {} {}", seqs.start, seqs.end));
         for seq in seqs {
             let groups = tracks().map(|track| record(track, seq));
-            archive.put_parts(&groups[1..]).expect("a part is stored");
             archive.put_groups(&groups).expect("groups are stored");
             groups.iter().for_each(|group| say(format!("group {} {seq} {}", group.id().track, group.hash())));
         }
@@ -130,8 +129,6 @@ impl Promises {
                 archive.get(&GroupId { session: session(), track, seq }).expect("what the inventory lists is there");
             });
         }
-        let whole = archive.parts(&session()).expect("parts are read");
-        assert!(whole.iter().all(|part| archive.outline(&part.id()).expect("outlines are read").is_none()));
         assert!(archive.reserved(&session()).expect("the reservation is read") >= self.reserved);
         let entries = archive.journal(&session(), 0).expect("the journal is read");
         if let Some((len, last)) = self.journal {

@@ -144,28 +144,6 @@ fn another_group_under_the_same_name_is_refused_and_nothing_of_its_batch_stored(
     });
 }
 
-#[test]
-fn a_part_grows_and_goes_with_its_group() {
-    on_both(|archive| {
-        let mut writer = writer(session(1), track(3, MAIN), 0, 0);
-        for dt in 0..3 {
-            writer.frame(dt, Flags::default(), &[dt as u8; 5000]).unwrap();
-            archive.put_parts(&[writer.so_far()]).unwrap();
-            assert_eq!(archive.parts(&session(1)).unwrap(), [writer.so_far()]);
-        }
-        let late = writer.so_far();
-        assert!(archive.parts(&session(2)).unwrap().is_empty());
-        writer.frame(3, Flags::default(), b"last").unwrap();
-        archive.put_groups(&[writer.finish().record]).unwrap();
-        assert!(archive.parts(&session(1)).unwrap().is_empty());
-        archive.put_parts(&[late]).unwrap();
-        assert!(archive.parts(&session(1)).unwrap().is_empty(), "the whole group is there");
-        archive.put_parts(&[group(1)]).unwrap();
-        archive.drop_part(&group(1).id()).unwrap();
-        assert!(archive.parts(&session(1)).unwrap().is_empty());
-    });
-}
-
 fn head(byte: u8) -> Head {
     let member =
         Member { number: PointNumber::new(0).unwrap(), node: NodeId::from_bytes([1; 32]), name: "Trung tâm".into() };
@@ -318,17 +296,14 @@ fn a_power_cut_takes_nothing_that_was_acknowledged() {
     let entry = Chain::new(session(1), key.id()).append(&key, 0, 0, Event::Resumed {});
     let wrap = (key.id(), Wrap::decode(&[1; Wrap::LEN]).unwrap());
     twin.archive.put_groups(&[group(0), group(1)]).unwrap();
-    twin.archive.put_parts(&[group(2)]).unwrap();
     twin.archive.put_head(&head(1)).unwrap();
     twin.archive.append_journal(&entry).unwrap();
     twin.archive.put_wraps(&session(1), 0, &[wrap]).unwrap();
-    twin.archive.drop_part(&group(2).id()).unwrap();
-    assert_eq!(twin.media.unsynced(), 1, "only the removal of a part may be taken back");
+    assert_eq!((twin.media.unsynced(), twin.meta.unsynced()), (0, 0));
 
     let Twin { archive, .. } = twin.crash();
     assert_eq!(archive.get(&group(0).id()), Ok(group(0)));
     assert_eq!(archive.have(&session(1), track(3, MAIN)).unwrap().len(), 2);
-    assert_eq!(archive.parts(&session(1)).unwrap(), [group(2)]);
     assert_eq!(archive.sessions().unwrap().heads, [head(1)]);
     assert_eq!(archive.journal(&session(1), 0).unwrap(), [entry.bytes().clone()]);
     assert_eq!(archive.wraps(&session(1), &key.id()).unwrap(), BTreeMap::from([(0, wrap.1)]));
@@ -342,7 +317,6 @@ fn a_full_disk_refuses_without_harm_and_takes_on_once_there_is_space() {
     twin.meta.set_capacity(Some(0));
     let full = db::Error::Full;
     assert_eq!(twin.archive.put_groups(&[group(1)]), Err(full.clone().into()));
-    assert_eq!(twin.archive.put_parts(&[group(1)]), Err(full.clone().into()));
     assert_eq!(twin.archive.put_head(&head(1)), Err(full.clone().into()));
     assert_eq!(twin.archive.reserve_seqs(&session(1), 1), Err(full.into()));
     assert_eq!(twin.archive.get(&group(0).id()), Ok(group(0)));
@@ -473,10 +447,7 @@ fn only_its_owner_can_enter_an_archive() {
 fn stored_values_are_kept_for_ever() {
     let twin = Twin::new();
     let record = record(session(1), track(3, MAIN), 7, 3);
-    twin.archive.put_parts(std::slice::from_ref(&record)).unwrap();
     let key = schema::group_key(&record.id());
-    let part = twin.media.get(Column::Parts, &key).unwrap().unwrap();
-    assert_eq!(part, [record.hash().as_bytes(), &record.bytes()[..]].concat());
     twin.archive.put_groups(std::slice::from_ref(&record)).unwrap();
     assert_eq!(twin.media.get(Column::Groups, &key).unwrap().as_ref(), Some(record.bytes()));
     let address = twin.media.get(Column::Addresses, &key).unwrap().unwrap();

@@ -31,7 +31,7 @@ use rocksdb::{
 
 use self::{log::Survey, mark::Mark};
 use super::{Batch, Change, Db, Durability, Error, Loss, Visitor, refuse_to_scan_groups};
-use crate::schema::{Column, Store};
+use crate::schema::{Column, RETIRED, Store};
 
 const MIB: usize = 1 << 20;
 
@@ -75,8 +75,11 @@ impl Rocks {
         }
         let mut options = instance();
         let marked = mark::read(dir);
+        let retired = retired(store, dir);
         let open = |options: &Options| {
-            DBWithThreadMode::<MultiThreaded>::open_cf_descriptors(options, dir, columns(store)).map_err(error)
+            let old = retired.iter().map(|name| ColumnFamilyDescriptor::new(*name, Options::default()));
+            let all = columns(store).into_iter().chain(old);
+            DBWithThreadMode::<MultiThreaded>::open_cf_descriptors(options, dir, all).map_err(error)
         };
         // Opening writes the log's groups (up to 192 MiB) to a blob file. It would keep to the rate too, and a node
         // that restarts in mid-session would be away for ten seconds; so that is done first, at the disk's speed.
@@ -87,6 +90,9 @@ impl Rocks {
             options.set_ratelimiter(BACKGROUND_RATE_MAX, 100_000, 10);
         }
         let db = open(&options)?;
+        for name in &retired {
+            db.drop_cf(name).map_err(error)?;
+        }
         let here = db.latest_sequence_number();
         let changes = survey.missing.saturating_add(beyond(here, marked, &survey));
         let loss = (changes > 0 || survey.is_damaged()).then_some(Loss { changes });
@@ -165,6 +171,14 @@ fn instance() -> Options {
     options
 }
 
+/// The columns in `dir` that nothing is kept in any more.
+fn retired(store: Store, dir: &Path) -> Vec<&'static str> {
+    // A database that is not there yet has none.
+    let there = DBWithThreadMode::<MultiThreaded>::list_cf(&Options::default(), dir).unwrap_or_default();
+    let ours = RETIRED.iter().filter(|(of, _)| *of == store).map(|(_, name)| *name);
+    ours.filter(|name| there.iter().any(|found| found == name)).collect()
+}
+
 /// Whether a log in `dir` holds writes that are in no table yet.
 fn has_log(dir: &Path) -> bool {
     let logs = log::logs(dir).unwrap_or_default();
@@ -205,10 +219,6 @@ fn columns(store: Store) -> Vec<ColumnFamilyDescriptor> {
         options.set_target_file_size_base(4 * MIB as u64);
         options.set_max_bytes_for_level_base(32 * MIB as u64);
         options.set_write_buffer_size(4 * MIB);
-        if column == Column::Parts {
-            // Parts live for two seconds; those that come and go within one buffer are never written to a table.
-            options.set_write_buffer_size(16 * MIB);
-        }
         if column == Column::Groups {
             options.set_write_buffer_size(64 * MIB);
             options.set_max_write_buffer_number(3);

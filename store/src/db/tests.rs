@@ -51,7 +51,7 @@ fn the_last_key_of_a_column_is_found() {
     on_both(|db| {
         assert_eq!(db.last(Column::Have), Ok(None));
         for (column, key) in
-            [(Column::Addresses, &b"z"[..]), (Column::Have, b"a"), (Column::Have, b"b"), (Column::Parts, b"c")]
+            [(Column::Addresses, &b"z"[..]), (Column::Have, b"a"), (Column::Have, b"b"), (Column::Groups, b"c")]
         {
             put(db, column, key, b"v");
         }

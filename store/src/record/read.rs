@@ -1,7 +1,7 @@
 //! Reading a group as its bytes arrive, in pieces of any size. Nothing waits for more than one frame, nothing is
 //! allocated for bytes that have not come, and once something is wrong it stays wrong.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 
 use super::{End, Error, GROUP_LEN_MAX, Header, Parsed, Record, SealedFrame};
 
@@ -135,12 +135,6 @@ impl Reader {
     /// How many whole frames came so far.
     pub fn frame_count(&self) -> u32 {
         self.frames
-    }
-
-    /// The whole frames so far, as the archive's parts keep them; `None` before the header. Costs a copy and a hash.
-    pub fn so_far(&self) -> Option<Record> {
-        let header = self.header.clone()?;
-        Some(Record::of(header, self.frames, Bytes::copy_from_slice(&self.record)))
     }
 
     /// The group, whole and as its end said; an error if it did not get that far.

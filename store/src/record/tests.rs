@@ -262,22 +262,6 @@ fn half_a_group_never_becomes_a_record() {
 }
 
 #[test]
-fn what_came_or_was_made_so_far_is_a_part_that_parses() {
-    let (mut writer, _) = Writer::new(sealer(), 5, 0);
-    writer.frame(0, Flags::default(), b"frame").unwrap();
-    let part = writer.so_far();
-    assert_eq!(Record::parse(part.bytes().clone()).as_ref(), Ok(&part));
-    assert_eq!(writer.finish().record, part);
-
-    let (stream, finished) = group(sealer(), 5, &FRAMES);
-    let (reader, _) = read(&stream[..stream.len() - End::LEN - 3], &[]);
-    let part = reader.so_far().unwrap();
-    assert_eq!(Record::parse(part.bytes().clone()).as_ref(), Ok(&part));
-    assert_eq!(part.frame_count(), 2);
-    assert!(finished.record.bytes().starts_with(part.bytes()));
-}
-
-#[test]
 fn a_header_that_no_sender_writes_is_refused() {
     let (_, finished) = group(sealer(), 5, &FRAMES);
     let header = finished.record.header();

@@ -54,11 +54,6 @@ impl Writer {
         self.frames
     }
 
-    /// The group so far, as the archive's parts keep it. Costs a copy and a hash.
-    pub fn so_far(&self) -> Record {
-        Record::of(self.header.clone(), self.frames, Bytes::copy_from_slice(&self.bytes))
-    }
-
     /// Seals a frame made `dt` microseconds after the group's start. An error leaves the group as it was: drop the
     /// frame, or finish the group and begin the next.
     pub fn frame(&mut self, dt: u64, flags: Flags, plaintext: &[u8]) -> Result<Bytes, Error> {

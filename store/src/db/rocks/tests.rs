@@ -325,3 +325,25 @@ fn near_a_full_disk_only_deletes_are_let_through() {
     db.write(put, Durability::Synced).unwrap();
     assert!(db.get(Column::Have, b"a").unwrap().is_some());
 }
+
+#[test]
+fn a_column_of_an_older_program_goes_and_the_rest_stays() {
+    let folder = Folder::new();
+    drop(Rocks::open(Store::Media, &folder.path()).unwrap());
+    let mut older = columns(Store::Media);
+    older.push(ColumnFamilyDescriptor::new("part", Options::default()));
+    let db = DBWithThreadMode::<MultiThreaded>::open_cf_descriptors(&instance(), folder.path(), older).unwrap();
+    db.put_cf(&db.cf_handle("part").unwrap(), b"k", b"half a group").unwrap();
+    db.put_cf(&db.cf_handle(Column::Have.name()).unwrap(), b"k", b"kept").unwrap();
+    drop(db);
+    for _ in 0..2 {
+        let (db, loss) = Rocks::open(Store::Media, &folder.path()).unwrap();
+        assert_eq!(loss, None);
+        assert_eq!(db.get(Column::Have, b"k").unwrap().as_deref(), Some(&b"kept"[..]));
+        assert!(
+            !DBWithThreadMode::<MultiThreaded>::list_cf(&instance(), folder.path()).unwrap().contains(&"part".into())
+        );
+    }
+    let reading = Rocks::open_read_only(Store::Media, &folder.path()).unwrap();
+    assert_eq!(reading.get(Column::Have, b"k").unwrap().as_deref(), Some(&b"kept"[..]));
+}
