@@ -460,9 +460,9 @@ impl Driver {
                 tracing::info!(point = self.name(node), "sound and picture connected");
                 self.tell(Input::MediaUp { node });
             }
-            media::Event::Down { node, reason } => {
-                tracing::info!(point = self.name(node), reason, "sound and picture lost");
-                self.tell(Input::MediaDown { node, reason: LeftReason::Lost });
+            media::Event::Down { node, said, reason } => {
+                tracing::info!(point = self.name(node), said, reason, "sound and picture ended");
+                self.tell(Input::MediaDown { node, reason: if said { LeftReason::Left } else { LeftReason::Lost } });
             }
             media::Event::Quiet { node } => tracing::warn!(point = self.name(node), "nothing heard for two seconds"),
             media::Event::Heard { node } => tracing::info!(point = self.name(node), "heard again"),
@@ -500,9 +500,9 @@ impl Driver {
     fn studio_event(&mut self, event: studio::Event) {
         match event {
             studio::Event::Began(group) => self.tell(Input::Began(group)),
-            studio::Event::Broke(group) => {
+            studio::Event::Broke { group, cut } => {
                 self.count("groups_broken");
-                self.tell(Input::Broke(group));
+                self.tell(Input::Broke { group, cut });
             }
             studio::Event::Stored(group) => {
                 self.count("groups_stored");

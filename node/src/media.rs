@@ -93,8 +93,8 @@ pub trait Shelf: Send + Sync + 'static {
 pub enum Event {
     /// A neighbour is connected and its line measured.
     Up { node: NodeId },
-    /// Its connection is gone.
-    Down { node: NodeId, reason: String },
+    /// Its connection is gone; whether it said so itself, in good order.
+    Down { node: NodeId, said: bool, reason: String },
     /// Nothing was heard of it for 2 s; its tile should say so.
     Quiet { node: NodeId },
     /// It is heard again.

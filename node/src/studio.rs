@@ -33,6 +33,7 @@ use self::room::{Room, Setup};
 use self::timeline::Timeline;
 use self::watch::Watch;
 use crate::engine::clock::Line;
+use crate::engine::keeper::Cut;
 use crate::media::{Media, live};
 use crate::vault::Vault;
 
@@ -69,7 +70,12 @@ pub enum Event {
     /// A group of another point that we keep began to arrive.
     Began(GroupId),
     /// It broke off, or could not be kept.
-    Broke(GroupId),
+    Broke {
+        /// Which.
+        group: GroupId,
+        /// By what.
+        cut: Cut,
+    },
     /// It is on our disk.
     Stored(GroupId),
     /// A node gave us something that is not what it says.

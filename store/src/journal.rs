@@ -86,7 +86,7 @@ pub enum RemovedReason {
 pub enum GapReason {
     /// The point could not be reached.
     Lost,
-    /// The line was too slow, so the sender left them out.
+    /// The point was connected and its line too slow, so it left them out.
     Shed,
     /// The point was not running, or its camera or microphone was gone: they were never made.
     NotMade,
@@ -94,6 +94,8 @@ pub enum GapReason {
     LostAtSource,
     /// The bytes do not match their address.
     Damaged,
+    /// Central could not write them to its disk.
+    NotStored,
 }
 
 /// Why a session ended.

@@ -379,6 +379,7 @@ fn told(reason: GapReason) -> &'static str {
         GapReason::NotMade => "it was never made",
         GapReason::LostAtSource => "its point has not got it either",
         GapReason::Damaged => "it was damaged",
+        GapReason::NotStored => "central could not write it to its disk",
     }
 }
 

@@ -250,6 +250,7 @@ pub fn why(reason: GapReason) -> &'static str {
         GapReason::Shed => "the line was too slow",
         GapReason::NotMade => "they were never made",
         GapReason::LostAtSource => "the point has not got them either",
+        GapReason::NotStored => "they could not be written to the disk here",
         GapReason::Damaged => "they were here, and the disk has them no more as they were",
     }
 }

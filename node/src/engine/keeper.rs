@@ -12,7 +12,8 @@
 //! got a group [`SETTLED`] after it was complete has lost it.
 //!
 //! Fetches go one at a time per origin, sound before picture, backing off while they fail, and never to an origin that
-//! is away. Nothing here is sized by what a peer says: numbers are kept as runs, and a number far beyond the last one
+//! is away. A gap's reason is what was seen: groups whose time passed while their origin was out of reach were lost with
+//! the line, and what did not come although it was connected was left out by it. Nothing here is sized by what a peer says: numbers are kept as runs, and a number far beyond the last one
 //! known is ignored.
 
 mod runs;
@@ -94,12 +95,14 @@ pub enum Input {
         /// Its number.
         seq: u64,
     },
-    /// The live stream of a group broke off.
+    /// A group that began to arrive is not to be had any more but by a fetch.
     Broke {
         /// The track.
         track: TrackId,
         /// Its number.
         seq: u64,
+        /// What it broke by.
+        cut: Cut,
     },
     /// A group is on our disk.
     Stored {
@@ -144,6 +147,17 @@ pub enum Input {
     Tick,
 }
 
+/// What a group broke by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Its sender gave it up for a slow line, and said so.
+    LeftOut,
+    /// The stream ended early without such a word: with its connection, or by a fault.
+    Line,
+    /// It came, and our disk did not take it.
+    NotStored,
+}
+
 /// What the keeper wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -185,10 +199,12 @@ pub enum Output {
 /// Why groups are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// They began to arrive and broke off: a line too slow or lost.
-    Interrupted,
-    /// They never began to arrive: the point was out of reach, or its line too slow.
-    NotReceived,
+    /// Their origin was connected and did not send them, or not to their end: its line is too slow.
+    LeftOut,
+    /// Their origin was out of reach.
+    OutOfReach,
+    /// They came, and our disk did not take them.
+    NotStored,
     /// Their origin has not got them either. Final.
     LostAtSource,
 }
@@ -227,7 +243,14 @@ struct Track {
     told: Runs,
     /// Told missing, here since, not yet in the journal as repaired.
     mended: Runs,
-    broken: Runs,
+    /// Given up by their sender for a slow line.
+    left_out: Runs,
+    /// Not taken by our disk.
+    unwritten: Runs,
+    /// Missed while their origin was out of reach.
+    missed: Runs,
+    /// The first number that can have been missed since the origin is out of reach; `None` once something came again.
+    away_from: Option<u64>,
     /// Seen to begin by this keeper and not stored.
     begun: Runs,
     /// Every hole below this number was told.
@@ -293,18 +316,16 @@ impl Keeper {
                 state.newest = state.newest.max(Some(to));
             }),
             Input::Began { track, seq } => self.with(track, |state| state.began(now, seq)),
-            Input::Broke { track, seq } => {
-                // With the whole connection gone, it was not this group that was left out.
-                let origins = &self.origins;
-                let origin = self.tracks.get(&track).and_then(|state| origins.get(&state.origin));
-                if origin.is_some_and(|origin| origin.reachable) {
-                    self.with(track, |state| {
-                        if state.plausible(seq) && state.broken.len() < RUNS_MAX {
-                            state.broken.insert(seq, seq);
-                        }
-                    });
+            Input::Broke { track, seq, cut } => self.with(track, |state| {
+                let runs = match cut {
+                    Cut::LeftOut => &mut state.left_out,
+                    Cut::NotStored => &mut state.unwritten,
+                    Cut::Line => return,
+                };
+                if state.begun.contains(seq) && runs.len() < RUNS_MAX {
+                    runs.insert(seq, seq);
                 }
-            }
+            }),
             Input::Stored { track, seq } => self.stored(now, track, seq),
             Input::Unused { track, from, to } => self.with(track, |state| state.never_used(from, to)),
             Input::Finished { track, last } => self.with(track, |state| {
@@ -329,7 +350,7 @@ impl Keeper {
                             state.complete_below(now, state.newest.map_or(0, |newest| newest.saturating_add(1)));
                         }
                         true => {}
-                        false => state.broken.clear(),
+                        false => state.out_of_reach(),
                     }
                 }
             }
@@ -411,7 +432,7 @@ impl Keeper {
         track.done.insert(seq, seq);
         track.lost.remove(seq, seq);
         track.unused.remove(seq, seq);
-        track.broken.remove(seq, seq);
+        track.settle(seq, seq);
         track.begun.remove(seq, seq);
         if track.told.contains(seq) {
             track.told.remove(seq, seq);
@@ -439,7 +460,7 @@ impl Keeper {
                 track.done.insert(from, to);
                 track.lost.insert(from, to);
                 track.told.remove(from, to);
-                track.broken.remove(from, to);
+                track.settle(from, to);
                 self.outbox.push_back(Output::Gap { track: asked.track, from, to, reason: Reason::LostAtSource });
             }
         }
@@ -513,7 +534,10 @@ impl Track {
             unused: Runs::default(),
             told: Runs::default(),
             mended: Runs::default(),
-            broken: Runs::default(),
+            left_out: Runs::default(),
+            unwritten: Runs::default(),
+            missed: Runs::default(),
+            away_from: Some(0),
             begun: Runs::default(),
             told_below: 0,
             newest: None,
@@ -530,12 +554,56 @@ impl Track {
 
     fn began(&mut self, now: Instant, seq: u64) {
         if self.plausible(seq) {
+            if let Some(from) = self.away_from.filter(|from| seq >= *from) {
+                self.away_from = None;
+                if from < seq && self.missed.len() < RUNS_MAX {
+                    self.missed.insert(from, seq - 1);
+                }
+            }
             self.newest = self.newest.max(Some(seq));
             self.complete_below(now, seq);
             if self.begun.len() < RUNS_MAX && !self.done.contains(seq) {
                 self.begun.insert(seq, seq);
             }
         }
+    }
+
+    /// The origin is out of reach: what began to arrive and did not end ends here, and what comes next is missed, until
+    /// something begins again.
+    fn out_of_reach(&mut self) {
+        for (from, to) in self.begun.iter() {
+            if self.missed.len() < RUNS_MAX {
+                self.missed.insert(from, to);
+            }
+        }
+        for (from, to) in self.left_out.iter().chain(self.unwritten.iter()) {
+            self.missed.remove(from, to);
+        }
+        let next = self.newest.map_or(0, |newest| newest.saturating_add(1));
+        self.away_from = Some(self.away_from.map_or(next, |from| from.min(next)));
+    }
+
+    /// Why these numbers are missing is of no interest any more.
+    fn settle(&mut self, from: u64, to: u64) {
+        for runs in [&mut self.left_out, &mut self.unwritten, &mut self.missed] {
+            runs.remove(from, to);
+        }
+    }
+
+    /// Why the number `seq` is missing, and the last one up to `last` of which the same can be said.
+    fn reason(&self, seq: u64, last: u64) -> (Reason, u64) {
+        let last = match self.away_from {
+            Some(away) if seq >= away => return (Reason::OutOfReach, last),
+            Some(away) => last.min(away - 1),
+            None => last,
+        };
+        for (runs, reason) in [(&self.unwritten, Reason::NotStored), (&self.missed, Reason::OutOfReach)] {
+            if runs.contains(seq) {
+                return (reason, runs.first_run(seq, last).map_or(seq, |(_, end)| end));
+            }
+        }
+        let other = [&self.unwritten, &self.missed].into_iter().filter_map(|runs| runs.first_run(seq, last));
+        (Reason::LeftOut, other.map(|(first, _)| first - 1).min().unwrap_or(last))
     }
 
     /// All numbers below `below` are complete at the source as of `now`.
@@ -589,15 +657,12 @@ impl Track {
             let Some((first, last)) = self.done.first_gap(from, below - 1) else { break };
             let mut cursor = first;
             while let Some((first, last)) = self.told.first_gap(cursor, last) {
-                let reason = match self.broken.first_run(first, last) {
-                    Some(_) => Reason::Interrupted,
-                    None => Reason::NotReceived,
-                };
+                let (reason, last) = self.reason(first, last);
                 self.told.insert(first, last);
                 outbox.push_back(Output::Gap { track: id, from: first, to: last, reason });
                 cursor = last + 1;
             }
-            self.broken.remove(first, last);
+            self.settle(first, last);
             from = last + 1;
         }
         self.told_below = self.told_below.max(below);

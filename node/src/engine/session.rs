@@ -194,7 +194,9 @@ impl Engine {
                 self.delegate(now, session, |delegate, context, out| delegate.announced(context, node, &tracks, out));
             }
             Input::Began(group) => self.kept(now, group, |track, seq| keeper::Input::Began { track, seq }),
-            Input::Broke(group) => self.kept(now, group, |track, seq| keeper::Input::Broke { track, seq }),
+            Input::Broke { group, cut } => {
+                self.kept(now, group, |track, seq| keeper::Input::Broke { track, seq, cut });
+            }
             Input::Stored(group) => self.kept(now, group, |track, seq| keeper::Input::Stored { track, seq }),
             Input::Incident { session, event } => {
                 self.chair(now, session, |chair, context, out| chair.incident(context, event, out));

@@ -52,6 +52,7 @@ struct State {
     chunks: Vec<(usize, Bytes)>,
     len: usize,
     fate: Fate,
+    left_out: bool,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -59,7 +60,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl Log {
     /// A log beginning with a group's header, known to the fan-out at once.
     pub(super) fn begin(header: Header, head: Bytes, from: Option<NodeId>, dirty: Arc<Dirty>) -> Arc<Self> {
-        let state = State { len: head.len(), chunks: vec![(0, head)], fate: Fate::Open };
+        let state = State { len: head.len(), chunks: vec![(0, head)], fate: Fate::Open, left_out: false };
         let log = Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             header,
@@ -146,6 +147,14 @@ impl Writer {
         self.append(end);
         self.log.change(|state| state.fate = Fate::Whole);
     }
+
+    /// Its sender gave the rest up, as his line is too slow for it.
+    pub(super) fn leave_out(self) {
+        self.log.change(|state| {
+            state.left_out = true;
+            state.fate = Fate::Broken;
+        });
+    }
 }
 
 impl Drop for Writer {
@@ -162,7 +171,10 @@ pub enum Item {
     /// All was read, and the group is whole.
     Whole,
     /// The group ended early. The rest is at its origin.
-    Broken,
+    Broken {
+        /// Whether its sender gave it up for a slow line, and the connection went on.
+        left_out: bool,
+    },
 }
 
 /// A reader's place in a group that arrives.
@@ -214,7 +226,7 @@ impl Reader {
         match state.fate {
             Fate::Open => None,
             Fate::Whole => Some(Item::Whole),
-            Fate::Broken => Some(Item::Broken),
+            Fate::Broken => Some(Item::Broken { left_out: state.left_out }),
         }
     }
 }

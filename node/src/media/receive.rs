@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Incoming, ReadError, RecvStream, SendStream, VarInt};
 use store::access;
 use store::id::{NodeId, SessionId};
 use store::record::{self, Item};
@@ -166,7 +166,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, connection: Connectio
     tasks.spawn(introduce(Arc::clone(&link)));
     let reason = connection.closed().await;
     tasks.shutdown().await;
-    leave(&link, reason.to_string()).await;
+    leave(&link, &reason).await;
 }
 
 /// Takes the place of an older connection from the same peer, which may be one it no longer knows of.
@@ -190,7 +190,7 @@ async fn enter(shared: &Arc<Shared>, node: NodeId, connection: Connection) -> (A
     (Arc::new(link), outgoing)
 }
 
-async fn leave(link: &Link, reason: String) {
+async fn leave(link: &Link, reason: &ConnectionError) {
     let shared = &link.shared;
     shared.tell_hub(Command::Down { lane: link.lane }).await;
     let sessions: Vec<SessionId> = {
@@ -204,7 +204,9 @@ async fn leave(link: &Link, reason: String) {
         offering.collect()
     };
     sessions.into_iter().for_each(|session| shared.announce_to_all(session));
-    shared.tell_driver(Event::Down { node: link.node, reason }).await;
+    let done = VarInt::from_u32(Close::Done as u32);
+    let said = matches!(reason, ConnectionError::ApplicationClosed(close) if close.error_code == done);
+    shared.tell_driver(Event::Down { node: link.node, said, reason: reason.to_string() }).await;
 }
 
 /// Measures the line, then tells both sides that the neighbour is there, and what can be had here.
@@ -444,10 +446,15 @@ async fn take_stream(link: Arc<Link>, mut stream: RecvStream) {
     }
 }
 
+/// What a sender says when its line is too slow for a group.
+const LEFT_OUT: [VarInt; 2] = [VarInt::from_u32(Reset::Shed as u32), VarInt::from_u32(Reset::Late as u32)];
+
 /// How the taking of a group ended, when it was not whole.
 enum Fault {
     /// The stream ended early, or nothing came.
     Broken,
+    /// The sender gave the group up for a slow line.
+    LeftOut,
     Unwanted,
     /// The bytes or the sender break a rule.
     Rule(&'static str),
@@ -455,7 +462,7 @@ enum Fault {
 
 async fn take_group(link: Arc<Link>, mut stream: RecvStream) {
     match forward_group(&link, &mut stream).await {
-        Ok(()) | Err(Fault::Broken) => {}
+        Ok(()) | Err(Fault::Broken | Fault::LeftOut) => {}
         Err(Fault::Unwanted) => {
             // Fails only on a stream that is over.
             let _ = stream.stop(VarInt::from_u32(Reset::Unwanted as u32));
@@ -501,7 +508,17 @@ async fn forward_group(link: &Link, stream: &mut RecvStream) -> Result<(), Fault
     link.shared.tell_driver(Event::Group(Reader::new(log))).await;
     let mut ended = drain(&mut parser)?;
     let mut chunks = 0;
-    while let Some(chunk) = read(stream, GROUP_SILENCE_MAX).await? {
+    loop {
+        let chunk = match read(stream, GROUP_SILENCE_MAX).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(fault) => {
+                if matches!(fault, Fault::LeftOut) {
+                    writer.leave_out();
+                }
+                return Err(fault);
+            }
+        };
         if ended || begun.elapsed() > GROUP_TIME_MAX {
             return Err(Fault::Rule("a group that does not end"));
         }
@@ -542,6 +559,7 @@ async fn read(stream: &mut RecvStream, patience: Duration) -> Result<Option<Byte
             ..CHUNK_LEN_MIN => Bytes::copy_from_slice(&chunk.bytes),
             _ => chunk.bytes,
         })),
+        Ok(Err(ReadError::Reset(code))) if LEFT_OUT.contains(&code) => Err(Fault::LeftOut),
         Ok(Err(_)) | Err(_) => Err(Fault::Broken),
     }
 }

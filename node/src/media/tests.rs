@@ -238,7 +238,7 @@ async fn hear(mut reader: live::Reader, heard: Arc<Mutex<Heard>>) {
                 heard.lock().expect("no panic").whole.insert((kind, seq));
                 return;
             }
-            live::Item::Broken => return,
+            live::Item::Broken { .. } => return,
         }
         while let Some(item) = parser.next().expect("checked on the way in") {
             if matches!(item, Item::Frame(_)) {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Event;
 use super::watch::Inbox;
+use crate::engine::keeper::Cut;
 use crate::engine::session::is_recorded;
 use crate::media::live;
 use crate::vault::Vault;
@@ -50,7 +51,8 @@ impl Arrival {
             Err(why) => {
                 why.log(id, from);
                 if kept {
-                    self.tell(Event::Broke(id)).await;
+                    let cut = if matches!(why, Broken::LeftOut) { Cut::LeftOut } else { Cut::Line };
+                    self.tell(Event::Broke { group: id, cut }).await;
                 }
             }
         }
@@ -74,7 +76,8 @@ pub(super) async fn keep_record(vault: Vault, record: Record, events: mpsc::Send
     // The vault may let us wait, which no tokio worker should.
     let queued = tokio::task::spawn_blocking(move || {
         let then = move |result: Result<(), _>| {
-            let event = if result.is_ok() { Event::Stored(id) } else { Event::Broke(id) };
+            let failed = Event::Broke { group: id, cut: Cut::NotStored };
+            let event = if result.is_ok() { Event::Stored(id) } else { failed };
             let _ = events.blocking_send(event);
         };
         vault.put(record, Box::new(then))
@@ -85,7 +88,9 @@ pub(super) async fn keep_record(vault: Vault, record: Record, events: mpsc::Send
 }
 
 enum Broken {
-    /// The stream ended early: congestion, or a lost line.
+    /// Its sender gave it up for a slow line.
+    LeftOut,
+    /// The stream ended early otherwise.
     Early,
     /// The bytes are not a group.
     Bytes(record::Error),
@@ -97,6 +102,7 @@ impl Broken {
     fn log(&self, id: GroupId, from: Option<NodeId>) {
         let from = from.map(|node| node.short());
         match self {
+            Broken::LeftOut => tracing::debug!(group = %id, "a group was left out for a slow line"),
             Broken::Early => tracing::debug!(group = %id, "a group broke off"),
             Broken::Bytes(error) => tracing::warn!(group = %id, ?from, %error, "a group is not in order"),
             Broken::Other => tracing::warn!(group = %id, ?from, "a group is not the one announced"),
@@ -110,7 +116,8 @@ async fn read(reader: &mut live::Reader, id: GroupId, inbox: Option<&Inbox>) -> 
         match reader.next().await {
             live::Item::Chunk(bytes) => parser.push(&bytes),
             live::Item::Whole => break,
-            live::Item::Broken => return Err(Broken::Early),
+            live::Item::Broken { left_out: true } => return Err(Broken::LeftOut),
+            live::Item::Broken { left_out: false } => return Err(Broken::Early),
         }
         while let Some(item) = parser.next().map_err(Broken::Bytes)? {
             match item {

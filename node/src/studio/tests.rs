@@ -158,7 +158,7 @@ async fn what_one_room_shows_another_sees_hears_and_keeps_byte_for_byte() {
     let count = |which: fn(&Event) -> bool| told.iter().filter(|event| which(event)).count();
     assert_eq!(count(|event| matches!(event, Event::Began(_))), source.len());
     assert_eq!(count(|event| matches!(event, Event::Stored(_))), source.len());
-    assert_eq!(count(|event| matches!(event, Event::Broke(_))), 0);
+    assert_eq!(count(|event| matches!(event, Event::Broke { .. })), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,7 +99,7 @@ fn a_skipped_group_is_told_once_fetched_and_told_repaired() {
     bench.pass(GRACE - SECOND);
     assert_eq!(bench.outputs(), [], "it may still be on its way");
     bench.pass(SECOND);
-    let gap = Output::Gap { track, from: 2, to: 2, reason: Reason::NotReceived };
+    let gap = Output::Gap { track, from: 2, to: 2, reason: Reason::LeftOut };
     let fetch = Output::Fetch { origin: bench.origin, track, from: 2, to: 2, max_bytes: FETCH_BYTES_MAX };
     assert_eq!(bench.outputs(), [gap, fetch]);
     bench.pass(60 * SECOND);
@@ -126,13 +126,13 @@ fn the_open_group_is_never_asked_for() {
     let track = bench.picture;
     bench.live(track, 0..5);
     bench.tell(Input::Began { track, seq: 5 });
-    bench.tell(Input::Broke { track, seq: 5 });
+    bench.tell(Input::Broke { track, seq: 5, cut: Cut::LeftOut });
     bench.pass(60 * SECOND);
     assert_eq!(bench.outputs(), [], "its origin may not have closed it");
     bench.tell(Input::Began { track, seq: 6 });
     bench.pass(GRACE);
     let outputs = bench.outputs();
-    assert_eq!(outputs[0], Output::Gap { track, from: 5, to: 5, reason: Reason::Interrupted });
+    assert_eq!(outputs[0], Output::Gap { track, from: 5, to: 5, reason: Reason::LeftOut });
     assert_eq!(fetches(&outputs), [(track, 5, 5)]);
 }
 
@@ -172,7 +172,7 @@ fn an_origin_out_of_reach_is_asked_when_it_is_back() {
     bench.pass(40 * SECOND);
     bench.live(bench.sound, [30]);
     bench.pass(GRACE);
-    let gap = Output::Gap { track: bench.sound, from: 10, to: 29, reason: Reason::NotReceived };
+    let gap = Output::Gap { track: bench.sound, from: 10, to: 29, reason: Reason::OutOfReach };
     assert_eq!(bench.outputs(), [gap], "the journal does not wait for the point");
     assert_eq!(bench.keeper.deadline(), None);
     bench.tell(Input::Reachable { origin, reachable: true });
@@ -262,11 +262,37 @@ fn a_group_that_broke_with_its_whole_connection_was_not_left_out_by_a_slow_line(
     let (track, origin) = (bench.sound, bench.origin);
     bench.live(track, [0]);
     bench.tell(Input::Began { track, seq: 1 });
-    bench.tell(Input::Broke { track, seq: 1 });
+    bench.tell(Input::Broke { track, seq: 1, cut: Cut::Line });
     bench.tell(Input::Reachable { origin, reachable: false });
     bench.live(track, [2]);
     bench.pass(GRACE);
-    assert_eq!(bench.outputs(), [Output::Gap { track, from: 1, to: 1, reason: Reason::NotReceived }]);
+    assert_eq!(bench.outputs(), [Output::Gap { track, from: 1, to: 1, reason: Reason::OutOfReach }]);
+}
+
+#[test]
+fn each_gap_has_the_reason_that_was_seen() {
+    let mut bench = Bench::new();
+    let (track, origin) = (bench.picture, bench.origin);
+    bench.live(track, [0]);
+    for (seq, cut) in [(2, Cut::LeftOut), (3, Cut::NotStored), (4, Cut::Line)] {
+        bench.tell(Input::Began { track, seq });
+        bench.tell(Input::Broke { track, seq, cut });
+    }
+    bench.tell(Input::Reachable { origin, reachable: false });
+    bench.tell(Input::Reachable { origin, reachable: true });
+    bench.live(track, [8, 10]);
+    bench.pass(GRACE);
+    let gaps: Vec<_> = bench.outputs().into_iter().filter(|output| matches!(output, Output::Gap { .. })).collect();
+    let gap = |from, to, reason| Output::Gap { track, from, to, reason };
+    assert_eq!(
+        gaps,
+        [
+            gap(1, 2, Reason::LeftOut),
+            gap(3, 3, Reason::NotStored),
+            gap(4, 7, Reason::OutOfReach),
+            gap(9, 9, Reason::LeftOut),
+        ]
+    );
 }
 
 #[test]
@@ -282,7 +308,7 @@ fn what_was_held_and_told_before_a_restart_is_neither_told_nor_asked_again() {
     bench.tell(Input::Reachable { origin: bench.origin, reachable: true });
     bench.pass(GRACE);
     let outputs = bench.outputs();
-    assert_eq!(outputs[0], Output::Gap { track, from: 17, to: 19, reason: Reason::NotReceived });
+    assert_eq!(outputs[0], Output::Gap { track, from: 17, to: 19, reason: Reason::OutOfReach });
     assert_eq!(fetches(&outputs), [(track, 10, 14)]);
     bench.tell(Input::Stored { track, seq: 10 });
     bench.fetched(Some(vec![]));
@@ -309,7 +335,7 @@ fn at_the_reckoning_every_hole_is_a_gap_without_further_waiting() {
     let mut bench = Bench::new();
     bench.live(bench.sound, [0, 2]);
     bench.tell(Input::Reckon);
-    let gap = Output::Gap { track: bench.sound, from: 1, to: 1, reason: Reason::NotReceived };
+    let gap = Output::Gap { track: bench.sound, from: 1, to: 1, reason: Reason::LeftOut };
     assert_eq!(bench.outputs()[0], gap);
 }
 

@@ -470,8 +470,9 @@ impl Chair {
             match output {
                 keeper::Output::Gap { track, from, to, reason } => {
                     let reason = match reason {
-                        Reason::Interrupted => GapReason::Shed,
-                        Reason::NotReceived => GapReason::Lost,
+                        Reason::LeftOut => GapReason::Shed,
+                        Reason::OutOfReach => GapReason::Lost,
+                        Reason::NotStored => GapReason::NotStored,
                         Reason::LostAtSource => GapReason::LostAtSource,
                     };
                     self.journal(context, Event::Gap { track, from_seq: from, to_seq: to, reason }, out);

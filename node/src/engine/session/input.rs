@@ -7,7 +7,7 @@ use store::journal::{Event, LeftReason};
 use store::keys::{Epoch, Wrap};
 use store::session::Head;
 
-use crate::engine::keeper;
+use crate::engine::keeper::{self, Cut};
 use crate::engine::rights::Members;
 use crate::wire::control::{Last, Message, Span};
 
@@ -195,8 +195,13 @@ pub enum Input {
     },
     /// A live group of another point begins to arrive.
     Began(GroupId),
-    /// The live stream of a group broke off.
-    Broke(GroupId),
+    /// A group broke off, or could not be kept.
+    Broke {
+        /// Which.
+        group: GroupId,
+        /// By what.
+        cut: Cut,
+    },
     /// A group of another point is on our disk.
     Stored(GroupId),
     /// Central: something that a point signed does not fit what is here, to be written into the journal.

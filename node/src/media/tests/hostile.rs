@@ -210,7 +210,7 @@ async fn half_a_group_never_looks_whole() {
             item => break item,
         }
     };
-    assert_eq!(last, live::Item::Broken);
+    assert_eq!(last, live::Item::Broken { left_out: false });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
