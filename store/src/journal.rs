@@ -92,7 +92,7 @@ pub enum GapReason {
     NotMade,
     /// The point made them, or should have, and has not got them either.
     LostAtSource,
-    /// The bytes do not match their address.
+    /// They were here, and the disk has lost or changed them.
     Damaged,
     /// Central could not write them to its disk.
     NotStored,

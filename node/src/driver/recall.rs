@@ -1,9 +1,11 @@
 //! What the archive tells the engine: where our own tracks stand, and which sessions were left open.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use store::archive::{self, Archive};
 use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::inventory::Have;
 use store::journal::{Chain, Entry, Event, GapReason};
 use store::keys::Epoch;
 use store::session::{Head, State};
@@ -68,10 +70,14 @@ impl Driver {
             last_us = journal.iter().map(|entry| entry.content().at_us).max().unwrap_or(0);
             last_us = last_us.max(last_group_us(archive, &head)?);
             told = journal.iter().filter_map(|entry| epoch_of(&entry.content().event)).max().unwrap_or(0);
-            kept = kept_of(archive, &head, me, &journal)?;
+            let lost = archive.lost(&id)?;
+            kept = kept_of(archive, &head, me, &journal, &lost)?;
             if cut_off {
-                cut_short = under_way(&own, &journal);
+                cut_short = under_way(&own);
             }
+            let ours = lost.iter().filter(|(track, _)| number == Some(track.point()));
+            cut_short.extend(ours.flat_map(|(track, lost)| spans(*track, lost)));
+            cut_short.retain(|span| !is_told(&journal, span));
             self.chains.insert(id, chain);
         }
         match keys {
@@ -122,17 +128,24 @@ pub(super) fn reserve(archive: &Archive, session: &SessionId, number: PointNumbe
     Ok(Own { first_seq: start, unused, ..own })
 }
 
-/// The groups of our own room that were under way when the program was cut off, one of each track, without what the
-/// journal says already. Whoever saw them live kept no part of them, so they are lost.
-fn under_way(own: &Own, journal: &[Signed<Entry>]) -> Vec<Span> {
-    let told = |track: TrackId, seq: u64| {
-        journal.iter().any(|entry| match &entry.content().event {
-            Event::Gap { track: of, from_seq, to_seq, .. } => *of == track && (*from_seq..=*to_seq).contains(&seq),
-            _ => false,
-        })
-    };
-    let next = own.tracks.iter().map(|last| Span { track: last.track, from: last.seq + 1, to: last.seq + 1 });
-    next.filter(|span| !told(span.track, span.from)).collect()
+/// The groups of our own room that were under way when the program was cut off, one of each track. Whoever saw them live
+/// kept no part of them, so they are lost.
+fn under_way(own: &Own) -> Vec<Span> {
+    own.tracks.iter().map(|last| Span { track: last.track, from: last.seq + 1, to: last.seq + 1 }).collect()
+}
+
+fn spans(track: TrackId, groups: &Have) -> impl Iterator<Item = Span> + '_ {
+    groups.runs().map(move |run| Span { track, from: *run.start(), to: *run.end() })
+}
+
+/// Whether the journal calls all of these groups missing already, in one entry.
+fn is_told(journal: &[Signed<Entry>], span: &Span) -> bool {
+    journal.iter().any(|entry| match &entry.content().event {
+        Event::Gap { track, from_seq, to_seq, .. } => {
+            *track == span.track && *from_seq <= span.from && span.to <= *to_seq
+        }
+        _ => false,
+    })
 }
 
 /// Reads a journal we write, checks it, and gives its end. A journal that is not whole is continued from its last good
@@ -165,18 +178,22 @@ fn last_group_us(archive: &Archive, head: &Head) -> Result<u64, archive::Error> 
     Ok(latest)
 }
 
-/// What the keeper must know of a session it did not see: gaps the journal names, and what is here.
+/// What the keeper must know of a session it did not see: gaps the journal names, what is here, and what was.
 fn kept_of(
     archive: &Archive,
     head: &Head,
     me: NodeId,
     journal: &[Signed<Entry>],
+    lost: &BTreeMap<TrackId, Have>,
 ) -> Result<Vec<keeper::Input>, archive::Error> {
     let mut kept = Vec::new();
     for point in head.points.iter().filter(|point| point.node != me) {
         for kind in TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)) {
             let track = TrackId::new(point.number, kind);
             let have = archive.have(&head.id, track)?;
+            // What was lost was here, so whatever the journal called missing of it was repaired since.
+            let mut was = have.clone();
+            lost.get(&track).into_iter().for_each(|lost| was.merge(lost));
             let told = journal.iter().filter_map(|entry| match &entry.content().event {
                 Event::Gap { track: of, from_seq, to_seq, reason } if *of == track => {
                     Some((*from_seq..=*to_seq, *reason == GapReason::LostAtSource))
@@ -185,7 +202,7 @@ fn kept_of(
             });
             for (told, lost) in told {
                 // A journal names gaps once, so there are no more of these than entries.
-                let missing = have.missing(told, usize::MAX);
+                let missing = was.missing(told, usize::MAX);
                 kept.extend(missing.into_iter().map(|run| {
                     let (from, to) = run.into_inner();
                     keeper::Input::Told { track, from, to, lost }
@@ -194,6 +211,10 @@ fn kept_of(
             kept.extend(have.runs().map(|run| {
                 let (from, to) = run.into_inner();
                 keeper::Input::Held { track, from, to }
+            }));
+            kept.extend(lost.get(&track).into_iter().flat_map(Have::runs).map(|run| {
+                let (from, to) = run.into_inner();
+                keeper::Input::Gone { track, from, to }
             }));
         }
     }

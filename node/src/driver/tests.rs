@@ -197,8 +197,40 @@ async fn a_delegate_that_stops_politely_comes_back_into_the_session() {
     assert_eq!((running.id, running.role.as_str()), (session.id, "delegate"));
     let ended = central.session(Request::SessionEnd { session: None }).await;
     assert_eq!(ended.gaps, 0, "{:?}", ended.journal);
+    let said = |word: &str| ended.journal.iter().filter(|line| line.event.contains(word)).count();
+    assert_eq!((said("left"), said("lost")), (1, 0), "{:?}", ended.journal);
     central.stop().await;
     again.stop().await;
     let record = kept(&folders[0]);
     assert!(kept(&folders[1]).iter().all(|(name, group)| record.get(name) == Some(group)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_central_that_lost_its_recordings_has_the_others_again_and_says_what_is_gone() {
+    let base = tempfile::tempdir().expect("a place for files");
+    let folders = set_up(base.path());
+    let central = Node::start(&folders[0], None).await;
+    let delegate = Node::start(&folders[1], Some(central.status().await.own.mesh_port)).await;
+    until("both are online", async || central.status().await.points[1].online).await;
+    let points = vec!["Xã Tân Phú".to_owned()];
+    let session = central.session(Request::SessionStart { title: "Thử".into(), points }).await;
+    let kept_so_far = async |node: &Node| node.status().await.counters.get("groups_stored").copied().unwrap_or(0);
+    until("groups of the delegate are kept", async || kept_so_far(&central).await >= 4).await;
+    central.stop().await;
+
+    let archive = config::archive(&folders[0]);
+    until("nobody writes there any more", async || Archive::open(&archive).is_ok()).await;
+    std::fs::remove_dir_all(archive.join("media")).expect("the recordings are gone");
+    let central = Node::start(&folders[0], Some(delegate.status().await.own.mesh_port)).await;
+    until("the session goes on", async || central.stats().await.shown.first().is_some_and(|row| row.video_frames > 30))
+        .await;
+    let ended = central.session(Request::SessionEnd { session: None }).await;
+    assert_eq!(ended.id, session.id);
+    let lines = |word: &str| ended.journal.iter().filter(|line| line.event.contains(word)).count();
+    assert!(lines("the disk") > 0, "what the disk lost is told: {:?}", ended.journal);
+    assert!(lines("has not got them either") > 0, "central's own groups are nowhere else: {:?}", ended.journal);
+    delegate.stop().await;
+    central.stop().await;
+    let record = kept(&folders[0]);
+    assert!(kept(&folders[1]).iter().all(|(name, group)| record.get(name) == Some(group)), "{:?}", ended.journal);
 }

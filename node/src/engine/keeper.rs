@@ -77,6 +77,15 @@ pub enum Input {
         /// Last number.
         to: u64,
     },
+    /// These groups were stored before this keeper began, and our disk has lost them.
+    Gone {
+        /// The track.
+        track: TrackId,
+        /// First number.
+        from: u64,
+        /// Last number.
+        to: u64,
+    },
     /// The journal names this gap already.
     Told {
         /// The track.
@@ -205,6 +214,8 @@ pub enum Reason {
     OutOfReach,
     /// They came, and our disk did not take them.
     NotStored,
+    /// They were stored, and our disk has lost them.
+    Gone,
     /// Their origin has not got them either. Final.
     LostAtSource,
 }
@@ -247,6 +258,8 @@ struct Track {
     left_out: Runs,
     /// Not taken by our disk.
     unwritten: Runs,
+    /// Stored once, and lost by our disk.
+    gone: Runs,
     /// Missed while their origin was out of reach.
     missed: Runs,
     /// The first number that can have been missed since the origin is out of reach; `None` once something came again.
@@ -301,6 +314,13 @@ impl Keeper {
             Input::Held { track, from, to } => self.with(track, |state| {
                 if from <= to {
                     state.done.insert(from, to);
+                    state.newest = state.newest.max(Some(to));
+                    state.unsure = true;
+                }
+            }),
+            Input::Gone { track, from, to } => self.with(track, |state| {
+                if from <= to && state.gone.len() < RUNS_MAX {
+                    state.gone.insert(from, to);
                     state.newest = state.newest.max(Some(to));
                     state.unsure = true;
                 }
@@ -536,6 +556,7 @@ impl Track {
             mended: Runs::default(),
             left_out: Runs::default(),
             unwritten: Runs::default(),
+            gone: Runs::default(),
             missed: Runs::default(),
             away_from: Some(0),
             begun: Runs::default(),
@@ -585,25 +606,28 @@ impl Track {
 
     /// Why these numbers are missing is of no interest any more.
     fn settle(&mut self, from: u64, to: u64) {
-        for runs in [&mut self.left_out, &mut self.unwritten, &mut self.missed] {
+        for runs in [&mut self.left_out, &mut self.unwritten, &mut self.gone, &mut self.missed] {
             runs.remove(from, to);
         }
     }
 
     /// Why the number `seq` is missing, and the last one up to `last` of which the same can be said.
     fn reason(&self, seq: u64, last: u64) -> (Reason, u64) {
-        let last = match self.away_from {
-            Some(away) if seq >= away => return (Reason::OutOfReach, last),
-            Some(away) => last.min(away - 1),
-            None => last,
-        };
-        for (runs, reason) in [(&self.unwritten, Reason::NotStored), (&self.missed, Reason::OutOfReach)] {
-            if runs.contains(seq) {
-                return (reason, runs.first_run(seq, last).map_or(seq, |(_, end)| end));
+        let known =
+            [(&self.gone, Reason::Gone), (&self.unwritten, Reason::NotStored), (&self.missed, Reason::OutOfReach)];
+        let mut end = last;
+        for (runs, reason) in known {
+            match runs.first_run(seq, end) {
+                Some((first, last)) if first == seq => return (reason, last),
+                Some((first, _)) => end = first - 1,
+                None => {}
             }
         }
-        let other = [&self.unwritten, &self.missed].into_iter().filter_map(|runs| runs.first_run(seq, last));
-        (Reason::LeftOut, other.map(|(first, _)| first - 1).min().unwrap_or(last))
+        match self.away_from {
+            Some(away) if seq >= away => (Reason::OutOfReach, end),
+            Some(away) => (Reason::LeftOut, end.min(away - 1)),
+            None => (Reason::LeftOut, end),
+        }
     }
 
     /// All numbers below `below` are complete at the source as of `now`.

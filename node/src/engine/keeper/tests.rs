@@ -316,6 +316,28 @@ fn what_was_held_and_told_before_a_restart_is_neither_told_nor_asked_again() {
 }
 
 #[test]
+fn what_the_disk_lost_is_told_and_fetched_again() {
+    let mut bench = Bench::new();
+    let (track, origin) = (bench.sound, bench.origin);
+    bench.tell(Input::Held { track, from: 0, to: 9 });
+    bench.tell(Input::Held { track, from: 13, to: 15 });
+    bench.tell(Input::Gone { track, from: 10, to: 11 });
+    bench.tell(Input::Gone { track, from: 16, to: 17 });
+    bench.tell(Input::Reachable { origin, reachable: true });
+    bench.live(track, [18]);
+    bench.pass(GRACE);
+    let gap = |from, to, reason| Output::Gap { track, from, to, reason };
+    let fetch = Output::Fetch { origin, track, from: 10, to: 12, max_bytes: FETCH_BYTES_MAX };
+    assert_eq!(
+        bench.outputs(),
+        [gap(10, 11, Reason::Gone), gap(12, 12, Reason::OutOfReach), gap(16, 17, Reason::Gone), fetch]
+    );
+    (10..13).for_each(|seq| bench.tell(Input::Stored { track, seq }));
+    bench.fetched(Some(vec![]));
+    assert_eq!(bench.outputs()[0], Output::Repaired { track, from: 10, to: 12 });
+}
+
+#[test]
 fn the_last_groups_are_missed_too_once_the_origin_has_named_them() {
     let mut bench = Bench::new();
     bench.live(bench.sound, 0..5);

@@ -212,6 +212,8 @@ impl Chair {
             chair.name_cut_short(context, &cut_short, out);
             chair.tell_epochs(context, told, out);
             chair.conclude(context, unix_ms, EndReason::Interrupted, out);
+        } else {
+            chair.name_cut_short(context, &cut_short, out);
         }
         chair
     }
@@ -473,6 +475,7 @@ impl Chair {
                         Reason::LeftOut => GapReason::Shed,
                         Reason::OutOfReach => GapReason::Lost,
                         Reason::NotStored => GapReason::NotStored,
+                        Reason::Gone => GapReason::Damaged,
                         Reason::LostAtSource => GapReason::LostAtSource,
                     };
                     self.journal(context, Event::Gap { track, from_seq: from, to_seq: to, reason }, out);

@@ -383,7 +383,7 @@ fn a_gap_is_journalled_fetched_and_journalled_as_repaired() {
         world.tell(1, Input::Stored(GroupId { session, track: sound, seq }));
     }
     world.pass(5 * SECOND);
-    let gap = Event::Gap { track: sound, from_seq: 2, to_seq: 3, reason: GapReason::Lost };
+    let gap = Event::Gap { track: sound, from_seq: 2, to_seq: 3, reason: GapReason::Shed };
     assert_eq!(world.journal(1).last(), Some(&gap));
     assert_eq!(world.nodes[&1].fetches, [(session, id(2), sound, 2, 3)]);
     for seq in [2, 3] {
@@ -430,7 +430,7 @@ fn the_end_waits_no_longer_than_its_bound_and_repair_goes_on_after_it() {
     assert_eq!(world.outcome(1, ticket), None);
     world.pass(2 * SECOND);
     assert_eq!(world.outcome(1, ticket), Some(Ok(session)));
-    let gap = Event::Gap { track: sound, from_seq: 1, to_seq: 1, reason: GapReason::Lost };
+    let gap = Event::Gap { track: sound, from_seq: 1, to_seq: 1, reason: GapReason::Shed };
     let journal = world.journal(1);
     let told = journal.iter().position(|event| *event == gap).expect("the gap is told before the end");
     assert!(told < journal.len() - 1 && ended(&world) == 1);
