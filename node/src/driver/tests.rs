@@ -214,7 +214,7 @@ async fn a_central_that_lost_its_recordings_has_the_others_again_and_says_what_i
     until("both are online", async || central.status().await.points[1].online).await;
     let points = vec!["Xã Tân Phú".to_owned()];
     let session = central.session(Request::SessionStart { title: "Thử".into(), points }).await;
-    let kept_so_far = async |node: &Node| node.status().await.counters.get("groups_stored").copied().unwrap_or(0);
+    let kept_so_far = async |node: &Node| node.status().await.counters.0.get("groups_stored").copied().unwrap_or(0);
     until("groups of the delegate are kept", async || kept_so_far(&central).await >= 4).await;
     central.stop().await;
 
