@@ -292,7 +292,7 @@ fn read(path: &Path) -> Result<Book, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Book::default()),
         Err(source) => return Err(disk(path)(source)),
     };
-    identity::must_be(path, 0o600)?;
+    identity::private::must_be(path, 0o600)?;
     let mut text = String::new();
     match file.take(BYTES_MAX + 1).read_to_string(&mut text) {
         Ok(len) if len as u64 > BYTES_MAX => return Err(damaged("it is too long".to_owned())),

@@ -18,6 +18,7 @@ mod log;
 mod output;
 mod parent;
 mod passphrase;
+mod private;
 mod qr;
 mod reading;
 mod run;
@@ -60,6 +61,9 @@ enum Command {
 
 /// Reads the command line, does what it says, and says how that went.
 pub(crate) fn main() -> ExitCode {
+    if let Err(error) = private::harden() {
+        return output::report(&error);
+    }
     // clap itself ends the process with 2 when the command line is wrong, and with 0 after `--help`.
     let program = Program::parse();
     match program.parent.map_or(Ok(()), parent::end_with).and_then(|()| run(program.command)) {

@@ -129,6 +129,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     if !config.data.is_dir() {
         return Err(identity::Error::Missing(config.data).into());
     }
+    identity::private::check(&config.data)?;
     let (calls, from_callers) = mpsc::channel(CALLS_MAX);
     // Before anything is read: whoever holds the folder's lock is the only one to touch what is in it.
     let _server = control::serve(&config.data, calls.clone())?;

@@ -10,16 +10,19 @@
 
 pub mod authority;
 pub mod file;
+pub mod private;
 pub mod roster;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use store::id::NodeId;
 use store::keys::{NodeKey, WrapKey};
 use zeroize::Zeroizing;
+
+use self::private::must_be;
 
 /// The folder of keys inside the data folder.
 const FOLDER: &str = "keys";
@@ -64,6 +67,19 @@ pub enum Error {
         /// What they should be.
         want: u32,
     },
+    /// Another user of this machine can read and change what is secret.
+    #[error(
+        "{path} belongs to user {owner}, and this runs as user {me}: run it as user {owner}, or give the files to user {me} \
+             with `chown -R {me} '{path}'`"
+    )]
+    Foreign {
+        /// What is another's.
+        path: PathBuf,
+        /// Whose.
+        owner: u32,
+        /// Who we are.
+        me: u32,
+    },
     /// A key file is not what we wrote.
     #[error(
         "{path} is damaged ({found}): put it back from a backup; do not delete it, for without it this point is a \
@@ -93,6 +109,7 @@ impl Identity {
         if !folder.try_exists().map_err(disk(&folder))? {
             return Err(Error::Missing(data.to_owned()));
         }
+        must_be(data, 0o700)?;
         must_be(&folder, 0o700)?;
         let node = read(&folder.join(NODE), "node")?;
         let wrap = read(&folder.join(WRAP), "wrap")?;
@@ -153,15 +170,6 @@ pub fn make_private(data: &Path) -> Result<(), Error> {
     must_be(data, 0o700)
 }
 
-/// Refuses a file or folder whose permission bits go beyond `want`.
-pub(crate) fn must_be(path: &Path, want: u32) -> Result<(), Error> {
-    let mode = fs::metadata(path).map_err(disk(path))?.mode() & 0o777;
-    if mode & !want != 0 {
-        return Err(Error::Open { path: path.to_owned(), mode, want });
-    }
-    Ok(())
-}
-
 /// `diemcau KIND key 1`, the secret in hex, a check sum: text, so that it can be printed and typed in again.
 fn encode(kind: &str, secret: &[u8; 32]) -> Zeroizing<String> {
     let secret = Zeroizing::new(hex::encode(secret));
@@ -220,6 +228,8 @@ fn disk(path: &Path) -> impl Fn(io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

@@ -7,6 +7,7 @@ mod evidence;
 mod fuzz;
 mod lab;
 mod people;
+mod secrets;
 mod session;
 mod tidy;
 mod trust;

@@ -142,7 +142,7 @@ fn keys(error: &identity::Error) -> Verdict {
             (3, Some("`diemcau join CODE` makes this machine a point, `diemcau init` founds a mesh"))
         }
         identity::Error::Damaged { .. } => DAMAGED,
-        identity::Error::Open { .. } => REFUSED,
+        identity::Error::Open { .. } | identity::Error::Foreign { .. } => REFUSED,
         identity::Error::Disk { .. } => FAILED,
     }
 }
@@ -174,15 +174,13 @@ fn signing(error: &authority::Error) -> Verdict {
     match error {
         authority::Error::Missing(_) => MISSING,
         authority::Error::Key { source, .. } => locked(source),
+        authority::Error::Open(error) => keys(error),
         authority::Error::Roster(error) => points(error),
         authority::Error::Exists(_) => (
             5,
             Some("if only its roster got lost: `diemcau authority import-roster` takes the roster.cose beside the key"),
         ),
-        authority::Error::Busy(_)
-        | authority::Error::Open { .. }
-        | authority::Error::Foreign { .. }
-        | authority::Error::Unsound(_) => REFUSED,
+        authority::Error::Busy(_) | authority::Error::Foreign { .. } | authority::Error::Unsound(_) => REFUSED,
         authority::Error::Disk { .. } => FAILED,
     }
 }

@@ -19,6 +19,7 @@ use store::locked;
 use store::roster::{Grant, GrantId, Membership, Roster};
 use store::signed::{self, Signed};
 
+use super::private::must_be;
 use super::{file, roster};
 
 /// The folder's usual place inside the data folder.
@@ -43,15 +44,8 @@ pub enum Error {
     #[error("there is an authority in {0} already: it is never replaced, for its mesh would be lost")]
     Exists(PathBuf),
     /// Others may read what is there.
-    #[error("{path} may be read by others (mode {mode:o}): run `chmod {want:o} '{path}'`")]
-    Open {
-        /// What is open.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-        /// What they should be.
-        want: u32,
-    },
+    #[error(transparent)]
+    Open(#[from] super::Error),
     /// The key file was not opened.
     #[error("{path}")]
     Key {
@@ -158,8 +152,7 @@ impl Authority {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing(folder.to_owned())),
             Err(source) => return Err(disk(&path)(source)),
         };
-        must_be_private(folder, 0o700)?;
-        must_be_private(&path, 0o600)?;
+        must_be_private(folder)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Busy(folder.to_owned())),
@@ -235,21 +228,21 @@ pub fn grants(folder: &Path) -> Result<Vec<Signed<Grant>>, Error> {
     Ok(names.take(GRANTS_MAX).filter_map(read).collect())
 }
 
-/// Refuses a file or folder whose permission bits go beyond `want`, where the file system has such bits: on a USB stick with
-/// FAT they say nothing, and the passphrase alone protects.
-fn must_be_private(path: &Path, want: u32) -> Result<(), Error> {
-    use std::os::unix::fs::MetadataExt;
+/// Refuses an authority in `folder` that is not its owner's alone, where the file system knows owners: on a USB stick with FAT
+/// modes say nothing, and the passphrase alone protects. If there is no authority, there is nothing to refuse.
+pub(super) fn must_be_private(folder: &Path) -> Result<(), super::Error> {
     /// FAT, exFAT, NTFS (two drivers) and what FUSE brings, as `statfs(2)` names them.
     const WITHOUT_MODES: [rustix::fs::FsWord; 5] = [0x4d44, 0x2011_bab0, 0x5346_544e, 0x7366_746e, 0x6573_5546];
-    let mode = fs::metadata(path).map_err(disk(path))?.mode() & 0o777;
-    if mode & !want == 0 {
+    let key = folder.join(KEY);
+    if !key.try_exists().map_err(super::disk(&key))? {
         return Ok(());
     }
-    let system = rustix::fs::statfs(path).map_err(|errno| disk(path)(errno.into()))?;
+    let system = rustix::fs::statfs(folder).map_err(|errno| super::disk(folder)(errno.into()))?;
     if WITHOUT_MODES.contains(&system.f_type) {
         return Ok(());
     }
-    Err(Error::Open { path: path.to_owned(), mode, want })
+    must_be(folder, 0o700)?;
+    must_be(&key, 0o600)
 }
 
 fn disk(path: &Path) -> impl Fn(io::Error) -> Error {
