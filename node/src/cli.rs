@@ -14,6 +14,7 @@ mod exit;
 mod init;
 mod invite;
 mod join;
+mod key;
 mod log;
 mod output;
 mod parent;
@@ -55,6 +56,7 @@ enum Command {
     Session(session::Args),
     Archive(archive::Args),
     Account(account::Args),
+    Key(key::Args),
     Log(log::Args),
     Bench(bench::Args),
 }
@@ -84,6 +86,7 @@ fn run(command: Command) -> Result<()> {
         Command::Session(args) => session::main(args),
         Command::Archive(args) => archive::main(args),
         Command::Account(args) => account::main(args),
+        Command::Key(args) => key::main(args),
         Command::Log(args) => log::main(args),
         Command::Bench(args) => bench::main(args),
     }

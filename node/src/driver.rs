@@ -44,6 +44,7 @@ use crate::identity::{self, Identity, roster};
 use crate::join::{door, invite};
 use crate::media::{self, Media};
 use crate::mesh::{self, Mesh};
+use crate::secret::Secret;
 use crate::studio::{self, Keys, Shown, Studio};
 use crate::vault::{self, Vault};
 use porch::Porch;
@@ -124,8 +125,8 @@ pub enum Error {
 }
 
 /// Runs this point until it is told to stop, by a signal or over its local socket. Must be called on tokio's
-/// multi-thread runtime.
-pub async fn run(config: Config) -> Result<(), Error> {
+/// multi-thread runtime. The passphrase opens its keys, if they are locked.
+pub async fn run(config: Config, passphrase: Option<Secret>) -> Result<(), Error> {
     if !config.data.is_dir() {
         return Err(identity::Error::Missing(config.data).into());
     }
@@ -133,7 +134,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let (calls, from_callers) = mpsc::channel(CALLS_MAX);
     // Before anything is read: whoever holds the folder's lock is the only one to touch what is in it.
     let _server = control::serve(&config.data, calls.clone())?;
-    let (mut driver, events) = Driver::start(config, calls).await?;
+    let (mut driver, events) = Driver::start(config, passphrase, calls).await?;
     let result = driver.drive(events, from_callers).await;
     driver.stop().await;
     result
@@ -201,9 +202,20 @@ struct Driver {
 }
 
 impl Driver {
-    async fn start(config: Config, calls: mpsc::Sender<Call>) -> Result<(Driver, Events), Error> {
+    async fn start(
+        config: Config,
+        passphrase: Option<Secret>,
+        calls: mpsc::Sender<Call>,
+    ) -> Result<(Driver, Events), Error> {
         let epoch = Instant::now();
-        let identity = Identity::load(&config.data)?;
+        let identity = match passphrase {
+            Some(passphrase) => {
+                // Slow on purpose.
+                tokio::task::block_in_place(|| Identity::unlock(&config.data, passphrase.expose()))?
+            }
+            None => Identity::load(&config.data)?,
+        };
+        identity.settle(&config.data)?;
         let found = roster::read(&config.data.join(roster::FILE))?;
         // A source that cannot be used is said now, to whoever starts the program, and not in the middle of a session.
         let source_lacks = codec::capture::check(&config.room.source)?;

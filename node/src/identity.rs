@@ -6,10 +6,11 @@
 //! archive, so anything odd about an existing key is an error for a person to look at, never a reason to make another.
 //!
 //! Both files appear at once: they are written and flushed in a folder beside, which then takes its final name. A power
-//! cut leaves either no keys or both.
+//! cut leaves either no keys or both. They may be put behind a passphrase later (`identity/lock.rs`).
 
 pub mod authority;
 pub mod file;
+mod lock;
 pub mod private;
 pub mod roster;
 
@@ -19,7 +20,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use store::id::NodeId;
-use store::keys::{NodeKey, WrapKey};
+use store::keys::{NodeKey, WrapKey, WrapPublic};
+use store::locked;
 use zeroize::Zeroizing;
 
 use self::private::must_be;
@@ -48,12 +50,33 @@ impl std::fmt::Debug for Identity {
     }
 }
 
+/// The public halves of a node's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Public {
+    /// Names the node.
+    pub node: NodeId,
+    /// To this session keys are wrapped.
+    pub wrap: WrapPublic,
+}
+
 /// Why there is no identity to work with.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing was set up here.
     #[error("there are no keys in {0}: run `diemcau init` with this data folder first")]
     Missing(PathBuf),
+    /// They are behind a passphrase, which was not given.
+    #[error("the keys in {0} are locked by a passphrase, which is needed for this")]
+    Locked(PathBuf),
+    /// Locked keys were not opened.
+    #[error("{path}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: locked::Error,
+    },
     /// Others on this machine may read what is secret.
     #[error(
         "{path} may be read by others (mode {mode:o}): run `chmod {want:o} '{path}'`, and if others use this machine, \
@@ -103,7 +126,7 @@ pub enum Error {
 }
 
 impl Identity {
-    /// Loads the keys of the data folder `data`.
+    /// Loads the keys of the data folder `data`, if they are not behind a passphrase.
     pub fn load(data: &Path) -> Result<Self, Error> {
         let folder = data.join(FOLDER);
         if !folder.try_exists().map_err(disk(&folder))? {
@@ -111,6 +134,9 @@ impl Identity {
         }
         must_be(data, 0o700)?;
         must_be(&folder, 0o700)?;
+        if Self::is_locked(data)? {
+            return Err(Error::Locked(data.to_owned()));
+        }
         let node = read(&folder.join(NODE), "node")?;
         let wrap = read(&folder.join(WRAP), "wrap")?;
         Ok(Self { node: NodeKey::from_bytes(&node), wrap: WrapKey::from_bytes(&wrap) })
@@ -134,6 +160,19 @@ impl Identity {
     /// The public name of this node.
     pub fn id(&self) -> NodeId {
         self.node.id()
+    }
+
+    /// The public halves of these keys.
+    pub fn public(&self) -> Public {
+        Public { node: self.id(), wrap: self.wrap.public() }
+    }
+
+    /// The public halves of the keys of the data folder `data`, for which nobody is asked for a passphrase.
+    pub fn public_of(data: &Path) -> Result<Public, Error> {
+        match Self::load(data) {
+            Err(Error::Locked(_)) => lock::public(data),
+            loaded => loaded.map(|identity| identity.public()),
+        }
     }
 
     /// Returns `false` when another process had put its keys there first.
@@ -170,15 +209,26 @@ pub fn make_private(data: &Path) -> Result<(), Error> {
     must_be(data, 0o700)
 }
 
-/// `diemcau KIND key 1`, the secret in hex, a check sum: text, so that it can be printed and typed in again.
+/// `diemcau KIND key 1`, the secret in hex, a check sum: text, so that it can be printed and typed in again. Its room is made
+/// at once, as a text that grows leaves copies of itself behind.
 fn encode(kind: &str, secret: &[u8; 32]) -> Zeroizing<String> {
-    let secret = Zeroizing::new(hex::encode(secret));
-    let check = check(kind, &secret);
-    Zeroizing::new(format!("diemcau {kind} key 1\n{}\n{check}\n", *secret))
+    let mut digits = Zeroizing::new([0; 64]);
+    hex::encode_to_slice(secret, &mut *digits).expect("two digits for each byte");
+    let digits = std::str::from_utf8(&*digits).expect("hex digits are ASCII");
+    let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX as usize));
+    let check = check(kind, digits);
+    for piece in ["diemcau ", kind, " key 1\n", digits, "\n", &check, "\n"] {
+        text.push_str(piece);
+    }
+    text
 }
 
-fn check(kind: &str, secret: &str) -> String {
-    let mut sum = blake3::hash(format!("diemcau {kind} key 1\n{secret}").as_bytes()).to_hex().to_string();
+fn check(kind: &str, digits: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for piece in ["diemcau ", kind, " key 1\n", digits] {
+        hasher.update(piece.as_bytes());
+    }
+    let mut sum = hasher.finalize().to_hex().to_string();
     sum.truncate(CHECK_DIGITS);
     sum
 }

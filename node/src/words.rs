@@ -69,6 +69,19 @@ pub enum Text<'a> {
     },
     /// The invite was made, but nobody lets the new machine in.
     NotRunning,
+    /// Asking for the passphrase of this point's keys.
+    KeysPrompt,
+    /// The passphrase of this point's keys is needed, and there is nobody to ask.
+    KeysNeedPassphrase {
+        /// The data folder.
+        data: &'a Path,
+    },
+    /// The keys are behind a passphrase now.
+    KeysNowLocked,
+    /// The keys are behind a passphrase.
+    KeysLocked,
+    /// The keys are in plain files.
+    KeysPlain,
 }
 
 impl Text<'_> {
@@ -165,6 +178,11 @@ mod tests {
                 vec!["UBND xã Kim Thành", "2026-11-22 13:05:11", "diemcau join ABCDE-FGHJK"],
             ),
             (Text::NotRunning, vec!["diemcau run"]),
+            (Text::KeysPrompt, vec![]),
+            (Text::KeysNeedPassphrase { data }, vec!["/srv/diemcau", "DIEMCAU_PASSPHRASE", "diemcau-passphrase"]),
+            (Text::KeysNowLocked, vec!["diemcau run"]),
+            (Text::KeysLocked, vec![]),
+            (Text::KeysPlain, vec!["diemcau key lock"]),
         ];
         let refusals = each();
         texts.extend(refusals.iter().map(|(refusal, facts)| (Text::NotJoined(refusal), facts.clone())));

@@ -10,9 +10,9 @@ use node::identity::Identity;
 use serde::Serialize;
 use store::access::{Access, Deed, What as To, Who};
 
-use super::access;
 use super::args::{Data, Format};
 use super::output::{self, table};
+use super::{access, key};
 
 /// Say who may log in at the room's page, and as what
 #[derive(Debug, clap::Args)]
@@ -126,7 +126,7 @@ fn is_stopped(error: &anyhow::Error) -> bool {
 /// Carries an order out on the folder of a stopped node.
 fn stopped(data: &Data, order: &Order) -> Result<Done> {
     let folder = data.folder()?;
-    let identity = Identity::load(&folder)?;
+    let identity = key::load(&folder)?;
     let _held = control::hold(&folder)?;
     let accounts = Accounts::load(&folder)?;
     let done = accounts.carry_out(order, |name| {
@@ -142,7 +142,7 @@ fn list(data: &Data, format: Format) -> Result<()> {
         Ok(_) => bail!("the node answered something else"),
         Err(error) if is_stopped(&error) => {
             let folder = data.folder()?;
-            Identity::load(&folder)?;
+            Identity::public_of(&folder)?;
             Accounts::load(&folder)?.list()
         }
         Err(error) => return Err(error),

@@ -14,12 +14,12 @@ use serde::Serialize;
 use store::access::{Access, Deed, What as To, Who};
 use store::id::SessionId;
 
-use super::access;
 use super::args::{Data, Format, Listing, One};
 use super::exit::Failure;
 use super::output::{self, moment, size, state, table};
 use super::reading::Reading;
 use super::verify::{self, Verify};
+use super::{access, key};
 
 /// List, show, export and verify what was recorded
 #[derive(Debug, clap::Args)]
@@ -136,7 +136,7 @@ struct Recorded {
 
 fn export(args: &Export) -> Result<()> {
     let folder = args.data.folder()?;
-    let identity = Identity::load(&folder)?;
+    let identity = key::load(&folder)?;
     let reading = Reading::open(&args.data)?;
     let id = control::session::find(&reading.archive, &args.session)?;
     let reading = write_down(reading, id, &identity, &folder, &args.data)?;

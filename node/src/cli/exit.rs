@@ -142,6 +142,8 @@ fn keys(error: &identity::Error) -> Verdict {
             (3, Some("`diemcau join CODE` makes this machine a point, `diemcau init` founds a mesh"))
         }
         identity::Error::Damaged { .. } => DAMAGED,
+        identity::Error::Key { source, .. } => locked(source),
+        identity::Error::Locked(_) => REFUSED,
         identity::Error::Open { .. } | identity::Error::Foreign { .. } => REFUSED,
         identity::Error::Disk { .. } => FAILED,
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use node::config::{self, Address};
 use node::control::Fault;
 use node::identity::authority::Authority;
-use node::identity::{Identity, roster};
+use node::identity::{self, Identity, Public, roster};
 use serde::Serialize;
 use store::id::Hash;
 use store::keys::WrapKey;
@@ -24,7 +24,7 @@ use super::authority::request_line;
 use super::exit::{Failure, Usage};
 use super::passphrase;
 use super::shares::Paper;
-use super::{output, shares as paper};
+use super::{key, output, shares as paper};
 
 /// Set this machine up: keys and settings; with --agency, found a mesh
 ///
@@ -124,38 +124,38 @@ pub(crate) fn main(args: Args) -> Result<()> {
 
 /// Keys, settings, and this machine's request unless it is a point already.
 fn set_up(data: &Path, args: &Args) -> Result<Report> {
-    let fresh = Identity::load(data).is_err_and(|error| matches!(error, node::identity::Error::Missing(_)));
+    let fresh = Identity::load(data).is_err_and(|error| matches!(error, identity::Error::Missing(_)));
     if fresh && args.name.is_none() {
         return Err(Usage(
             "a machine needs a name: add --name \"UBND ...\" (or --agency \"...\" to found a mesh)".to_owned(),
         )
         .into());
     }
-    let (identity, config) = prepare(data)?;
+    let (me, config) = prepare(data)?;
     let report = |name: String, mesh, request| Report {
         data: data.to_owned(),
         config: config.clone(),
-        node: identity.id().to_string(),
+        node: me.node.to_string(),
         name,
         mesh,
         request,
     };
-    match roster::load(data, &identity.id()) {
+    match roster::load(data, &me.node) {
         Ok(membership) => {
-            let own = membership.point(&identity.id()).expect("a loaded roster has this node");
+            let own = membership.point(&me.node).expect("a loaded roster has this node");
             Ok(report(own.name.clone(), Some(Mesh::of(data, &membership)), None))
         }
         Err(roster::Error::Missing(_)) => {
             let name = args.name.as_deref().map(str::trim);
             let name = name.ok_or_else(|| Usage("the request needs a name: add --name \"UBND ...\"".to_owned()))?;
             let request = Request {
-                wrap: identity.wrap.public(),
+                wrap: me.wrap,
                 name: name.to_owned(),
                 level: args.level.as_deref().unwrap_or("commune").trim().to_owned(),
                 zone: args.zone.trim().to_owned(),
                 addresses: args.addresses.iter().map(ToString::to_string).collect(),
             };
-            let signed = Signed::sound(request, &identity.node).map_err(|error| Usage(error.to_string()))?;
+            let signed = Signed::sound(request, &key::load(data)?.node).map_err(|error| Usage(error.to_string()))?;
             Ok(report(name.to_owned(), None, Some(request_line(&signed))))
         }
         Err(error) => Err(error.into()),
@@ -182,10 +182,10 @@ fn found(data: &Path, agency: &str, args: &Args) -> Result<Report> {
     let dealt = shares::split(&recovery, args.shares, args.threshold)?;
     let name = args.name.as_deref().unwrap_or(agency).trim();
     let passphrase = passphrase::new("the authority's key")?;
-    let (identity, config) = prepare(data)?;
+    let (me, config) = prepare(data)?;
     let point = Point {
-        node: identity.id(),
-        wrap: identity.wrap.public(),
+        node: me.node,
+        wrap: me.wrap,
         name: name.to_owned(),
         level: args.level.as_deref().unwrap_or("province").trim().to_owned(),
         zone: args.zone.trim().to_owned(),
@@ -211,7 +211,7 @@ fn found(data: &Path, agency: &str, args: &Args) -> Result<Report> {
     .map_err(unsound_is_usage)?;
     roster::save(data, &membership)?;
     let mesh = Mesh { shares: given, ..Mesh::of(data, &membership) };
-    let (data, node) = (data.to_owned(), identity.id().to_string());
+    let (data, node) = (data.to_owned(), me.node.to_string());
     Ok(Report { data, config, node, name: name.to_owned(), mesh: Some(mesh), request: None })
 }
 
@@ -223,13 +223,19 @@ fn unsound_is_usage(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-fn prepare(data: &Path) -> Result<(Identity, PathBuf)> {
-    let (identity, _) = Identity::load_or_create(data)?;
+/// Keys and settings, made if there are none. Keys that are locked stay so: nobody is asked for what only their public
+/// halves are needed for.
+fn prepare(data: &Path) -> Result<(Public, PathBuf)> {
+    match Identity::load_or_create(data) {
+        Ok(_) | Err(identity::Error::Locked(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let me = Identity::public_of(data)?;
     let config = data.join(config::FILE);
     if !config.exists() {
         std::fs::write(&config, config::template()).with_context(|| format!("{}", config.display()))?;
     }
-    Ok((identity, config))
+    Ok((me, config))
 }
 
 /// Now, for people to read in a roster.

@@ -118,13 +118,13 @@ pub(crate) fn main(args: Args) -> Result<()> {
     if let Some(id) = &args.cancel {
         return cancel(&args.data, &data, id);
     }
-    let identity = Identity::load(&data)?;
-    let membership = roster::load(&data, &identity.id())?;
+    let me = Identity::public_of(&data)?.node;
+    let membership = roster::load(&data, &me)?;
     let now = output::now_ms();
     let expires = now.saturating_add(u64::try_from(args.valid.0.as_millis()).unwrap_or(u64::MAX));
     let secret = Secret::generate();
-    let grant = grant(&args, &membership, &identity.id(), &secret, expires)?;
-    let (mesh_port, addresses) = whereabouts(&args, &membership, &identity.id())?;
+    let grant = grant(&args, &membership, &me, &secret, expires)?;
+    let (mesh_port, addresses) = whereabouts(&args, &membership, &me)?;
     let code = Code::new(secret.clone(), mesh_port, addresses).map_err(|error| Usage(error.to_string()))?;
 
     let folder = args.stick.folder(&data)?;
@@ -132,7 +132,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
     // Refuses another mesh's authority.
     authority.known(membership.clone())?;
     let invite = Invite::new(authority.grant(grant)?, &secret);
-    invite.may_be_kept(&membership, &identity.id()).map_err(|why| Failure::new(Fault::Refused, why))?;
+    invite.may_be_kept(&membership, &me).map_err(|why| Failure::new(Fault::Refused, why))?;
     invite::save(&data, &invite)?;
     let is_running = match take_up(&args.data, &invite) {
         Ok(is_running) => is_running,
@@ -255,7 +255,7 @@ fn cancel(args: &Data, data: &Path, id: &GrantId) -> Result<()> {
 }
 
 fn list(data: &Path, format: Format) -> Result<()> {
-    let membership = Identity::load(data).ok().and_then(|identity| roster::load(data, &identity.id()).ok());
+    let membership = Identity::public_of(data).ok().and_then(|me| roster::load(data, &me.node).ok());
     let now = output::now_ms();
     let mut lines: Vec<Line> = invite::load(data, now)?.iter().map(|invite| line(invite, now, &membership)).collect();
     lines.sort_by(|a, b| (a.expires, &a.id).cmp(&(b.expires, &b.id)));

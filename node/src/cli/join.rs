@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::args::{Data, Format};
 use super::exit::Failure;
-use super::output;
+use super::{key, output};
 
 /// Make this machine a point, with the code from an invite
 ///
@@ -49,7 +49,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
     // Looked at before anything is made: most mistakes are of the fingers.
     let code = Code::parse(&args.code.join(" ")).map_err(|mistyped| refused(&Refusal::Mistyped(mistyped)))?;
     let data = args.data.folder()?;
-    let (identity, _) = Identity::load_or_create(&data)?;
+    let identity = key::load_or_create(&data)?;
     must_be_free(&data, &identity)?;
     let addresses = args.addresses.iter().map(ToString::to_string).collect();
     let now = output::now_ms();

@@ -87,15 +87,15 @@ fn read(data: &Data, filter: &AccessFilter) -> Result<(Vec<AccessLine>, Vec<Stri
 
 /// A page of a stopped node's log. A point that never ran has an empty one.
 fn stopped(folder: &Path, filter: &AccessFilter, from: u64) -> Result<AccessPage> {
-    let identity = Identity::load(folder)?;
+    let me = Identity::public_of(folder)?.node;
     let book = match Logbook::open_read_only(&config::archive(folder)) {
         Ok(book) => book,
         Err(archive::Error::Absent(_)) => return Ok(AccessPage::default()),
         Err(error) => return Err(control::session::Error::from(error).into()),
     };
-    let roster = roster::load(folder, &identity.id()).ok();
+    let roster = roster::load(folder, &me).ok();
     let name = |node: &store::id::NodeId| roster.as_ref()?.point(node).map(|point| point.name.clone());
-    Ok(access::read(&book, identity.id(), name, filter, from).map_err(control::session::Error::from)?)
+    Ok(access::read(&book, me, name, filter, from).map_err(control::session::Error::from)?)
 }
 
 fn describe(lines: &[AccessLine]) -> String {

@@ -67,7 +67,7 @@ fn if_any<T>(opened: Result<T>, folder: &Path) -> Result<Option<T>> {
     };
     match error.downcast_ref() {
         Some(Error::Archive(archive::Error::Absent(_))) => {
-            Identity::load(folder)?;
+            Identity::public_of(folder)?;
             Ok(None)
         }
         _ => Err(error),

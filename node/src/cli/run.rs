@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use node::config::{self, Config};
+use node::secret::Secret;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::args::Data;
+use super::key;
 
 /// Run this point until it is stopped
 ///
@@ -81,7 +83,8 @@ pub(crate) fn main(args: Args) -> Result<()> {
     let mut config = config::load(args.config.as_deref(), args.data.data.as_deref(), args.flags())?;
     config.data = std::path::absolute(config.data)?;
     logs();
-    run(config)
+    let passphrase = key::passphrase_if_locked(&config.data)?;
+    run(config, passphrase)
 }
 
 /// What is worth a line when nobody asked: our own news, and trouble of the libraries. Kademlia warns each time it looks
@@ -99,9 +102,9 @@ fn logs() {
         .init();
 }
 
-fn run(config: Config) -> Result<()> {
+fn run(config: Config, passphrase: Option<Secret>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(node::driver::run(config))?;
+    runtime.block_on(node::driver::run(config, passphrase))?;
     Ok(())
 }
 

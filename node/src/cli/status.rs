@@ -37,8 +37,8 @@ pub(crate) fn main(args: Args) -> Result<()> {
 
 /// What can be said of a node that does not run.
 fn stopped(data: &Path) -> Result<Status> {
-    let identity = Identity::load(data)?;
-    let roster = roster::load(data, &identity.id())?;
+    let me = Identity::public_of(data)?.node;
+    let roster = roster::load(data, &me)?;
     let points = roster.points().iter().map(|point| PointStatus {
         name: point.name.clone(),
         level: point.level.clone(),
@@ -47,11 +47,11 @@ fn stopped(data: &Path) -> Result<Status> {
         last_seen: None,
         addresses: point.addresses.clone(),
         rtt_ms: None,
-        roster: (point.node == identity.id()).then_some(roster.number()),
-        same_roster: (point.node == identity.id()).then_some(true),
+        roster: (point.node == me).then_some(roster.number()),
+        same_roster: (point.node == me).then_some(true),
     });
     let points: Vec<_> = points.collect();
-    let id = identity.id().to_string();
+    let id = me.to_string();
     let own = points.iter().find(|point| point.node == id);
     Ok(Status {
         own: Own {

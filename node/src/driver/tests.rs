@@ -64,7 +64,7 @@ impl Node {
         ];
         flags.extend(peer.map(|port| ("mesh.peers", Value::Array(vec![Value::String(format!("127.0.0.1:{port}"))]))));
         let config = config::load(None, Some(data), flags).expect("good settings");
-        let node = Node { data: data.to_owned(), task: tokio::spawn(run(config)) };
+        let node = Node { data: data.to_owned(), task: tokio::spawn(run(config, None)) };
         let patience = Instant::now() + Duration::from_secs(30);
         while control::call(data, &Request::Status).await.is_err() {
             assert!(!node.task.is_finished() && Instant::now() < patience, "the node does not answer");

@@ -28,6 +28,21 @@ pub(super) fn say(text: &Text<'_>) -> String {
         Text::NotRunning => {
             "Note: this point does not run. The new machine can come in only while it does: diemcau run".into()
         }
+        Text::KeysPrompt => "Passphrase of this point's keys".into(),
+        Text::KeysNeedPassphrase { data } => format!(
+            "The keys in {} are locked by a passphrase. Run this at a terminal and type it, set DIEMCAU_PASSPHRASE, or let systemd \
+             hand it over as the credential diemcau-passphrase.",
+            data.display()
+        ),
+        Text::KeysNowLocked => {
+            "The keys are locked: diemcau run asks for the passphrase from now on. Keep it as well as the \
+             recordings: nobody can restore it, and without it the point must join anew."
+                .into()
+        }
+        Text::KeysLocked => "The keys are locked by a passphrase.".into(),
+        Text::KeysPlain => {
+            "The keys are in plain files: whoever takes this disk has them. To lock them: diemcau key lock".into()
+        }
     }
 }
 

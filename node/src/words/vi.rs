@@ -26,6 +26,21 @@ pub(super) fn say(text: &Text<'_>) -> String {
             moment(*expires)
         ),
         Text::NotRunning => "Lưu ý: điểm mời này chưa chạy. Máy mới chỉ vào được khi ở đây đã chạy: diemcau run".into(),
+        Text::KeysPrompt => "Mật khẩu khóa của điểm cầu này".into(),
+        Text::KeysNeedPassphrase { data } => format!(
+            "Khóa trong {} được bảo vệ bằng mật khẩu. Hãy chạy lệnh này ở cửa sổ dòng lệnh rồi gõ mật khẩu, đặt biến \
+             DIEMCAU_PASSPHRASE, hoặc để systemd trao mật khẩu qua credential diemcau-passphrase.",
+            data.display()
+        ),
+        Text::KeysNowLocked => {
+            "Khóa đã được bảo vệ bằng mật khẩu: từ nay diemcau run sẽ hỏi mật khẩu này. Hãy giữ mật khẩu \
+             cẩn thận như giữ bản ghi: không ai khôi phục được, mất mật khẩu thì điểm cầu phải tham gia lại từ đầu."
+                .into()
+        }
+        Text::KeysLocked => "Khóa đang được bảo vệ bằng mật khẩu.".into(),
+        Text::KeysPlain => {
+            "Khóa nằm trong tệp không có mật khẩu: ai lấy được ổ đĩa này sẽ có khóa. Để bảo vệ: diemcau key lock".into()
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn import(data: &Data, from: &Path, format: Format) -> Result<()> {
     drop(open(from)?);
     let data = data.folder()?;
     let theirs = roster::read(from)?;
-    let identity = Identity::load(&data)?;
+    let me = Identity::public_of(&data)?.node;
     let path = data.join(roster::FILE);
     let after = match roster::read(&path) {
         Ok(mut ours) => {
@@ -30,7 +30,7 @@ pub(super) fn import(data: &Data, from: &Path, format: Format) -> Result<()> {
             ours
         }
         Err(roster::Error::Missing(_)) => {
-            roster::must_have(&theirs, &identity.id(), from)?;
+            roster::must_have(&theirs, &me, from)?;
             theirs
         }
         Err(error) => return Err(error.into()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use codec::capture::Spec;
 use node::control::{self, Request, Response, Status};
-use node::identity::{Identity, roster};
+use node::identity::{Identity, Public, roster};
 use store::roster::{Point as Entry, Right};
 use tokio::runtime::Runtime;
 
@@ -207,10 +207,10 @@ fn place(folder: &Path, at: u16) -> (String, &'static str, PathBuf) {
 
 /// A point of the demo's mesh, which may do everything.
 fn point(data: &Path, name: &str) -> Result<Entry> {
-    let identity = Identity::load(data)?;
+    let Public { node, wrap } = Identity::public_of(data)?;
     Ok(Entry {
-        node: identity.id(),
-        wrap: identity.wrap.public(),
+        node,
+        wrap,
         name: name.to_owned(),
         level: "commune".to_owned(),
         zone: String::new(),
