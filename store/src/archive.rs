@@ -10,6 +10,7 @@
 //! so it belongs on its own thread.
 
 mod logbook;
+mod manifests;
 mod rosters;
 mod segments;
 
@@ -37,6 +38,7 @@ use crate::{
 };
 
 pub use logbook::{Logbook, Logged};
+pub use manifests::Manifests;
 pub use segments::Signing;
 
 /// Why the archive did not do what it was asked.
@@ -81,6 +83,14 @@ pub enum Error {
         session: SessionId,
         /// The point.
         point: PointNumber,
+        /// The number.
+        n: u32,
+    },
+    /// Central signed two different manifests with one number. It is not honest, or its archive was set back.
+    #[error("another manifest {n} of session {session} is stored already")]
+    Manifest {
+        /// The session.
+        session: SessionId,
         /// The number.
         n: u32,
     },

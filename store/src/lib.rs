@@ -5,8 +5,8 @@
 //!
 //! - [`id`] names things; [`keys`] and [`seal`] make and use secrets; [`record`] is the layout of a group.
 //! - [`locked`] is a secret behind a passphrase, [`shares`] the recovery key on paper.
-//! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`segment`], [`access`],
-//!   [`roster`] and [`session`] are such records and the plain ones beside them.
+//! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`segment`], [`manifest`],
+//!   [`access`], [`roster`] and [`session`] are such records and the plain ones beside them.
 //! - [`inventory`] says which groups somebody has; [`verify`] whether a recording is what was recorded.
 //!
 //! All of these are pure: bytes in, values out. What touches a disk is apart:
@@ -23,6 +23,7 @@ pub mod inventory;
 pub mod journal;
 pub mod keys;
 pub mod locked;
+pub mod manifest;
 pub mod record;
 pub mod roster;
 pub mod schema;

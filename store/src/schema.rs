@@ -51,6 +51,8 @@ pub enum Column {
     Journal,
     /// `meta` — session (16), point (2), number (4) → signed segment.
     Segments,
+    /// `meta` — session (16), number (4) → signed manifest; with point (2) behind it → that point's countersignature.
+    Manifests,
     /// `meta` — session (16), epoch (4), recipient (32) → wrapped session key.
     Wraps,
     /// `meta` — session (16) → first group number (8) that this node has not promised to use.
@@ -75,11 +77,12 @@ pub enum Column {
 
 impl Column {
     /// All columns.
-    pub const ALL: [Column; 13] = [
+    pub const ALL: [Column; 14] = [
         Column::Config,
         Column::Sessions,
         Column::Journal,
         Column::Segments,
+        Column::Manifests,
         Column::Wraps,
         Column::Reserved,
         Column::Access,
@@ -98,6 +101,7 @@ impl Column {
             Column::Sessions => "ses",
             Column::Journal => "jnl",
             Column::Segments => "seg",
+            Column::Manifests => "man",
             Column::Wraps => "key",
             Column::Reserved => "rsv",
             Column::Access => "acc",
@@ -117,6 +121,7 @@ impl Column {
             | Column::Sessions
             | Column::Journal
             | Column::Segments
+            | Column::Manifests
             | Column::Wraps
             | Column::Reserved
             | Column::Access
@@ -181,6 +186,22 @@ pub fn segment_key(session: &SessionId, point: PointNumber, n: u32) -> [u8; 22] 
     key
 }
 
+/// Key of a manifest in [`Column::Manifests`].
+pub fn manifest_key(session: &SessionId, n: u32) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(session.as_bytes());
+    key[16..].copy_from_slice(&n.to_be_bytes());
+    key
+}
+
+/// Key of a countersignature in [`Column::Manifests`].
+pub fn countersignature_key(session: &SessionId, n: u32, point: PointNumber) -> [u8; 22] {
+    let mut key = [0; 22];
+    key[..20].copy_from_slice(&manifest_key(session, n));
+    key[20..].copy_from_slice(&point.get().to_be_bytes());
+    key
+}
+
 /// What all keys of a point in [`Column::Segments`] begin with.
 pub fn point_prefix(session: &SessionId, point: PointNumber) -> [u8; 18] {
     let mut key = [0; 18];
@@ -240,6 +261,8 @@ mod tests {
         assert_eq!(hex::encode(journal_key(&session, 2)), format!("{}0000000000000002", "aa".repeat(16)));
         let point = PointNumber::new(3).unwrap();
         assert_eq!(hex::encode(segment_key(&session, point, 2)), format!("{}000300000002", "aa".repeat(16)));
+        assert_eq!(hex::encode(manifest_key(&session, 2)), format!("{}00000002", "aa".repeat(16)));
+        assert_eq!(hex::encode(countersignature_key(&session, 2, point)), format!("{}000000020003", "aa".repeat(16)));
         let wrap = wrap_key(&session, 2, &NodeId::from_bytes([0xbb; 32]));
         assert_eq!(hex::encode(wrap), format!("{}00000002{}", "aa".repeat(16), "bb".repeat(32)));
         assert_eq!(hex::encode(access_key(2)), "0000000000000002");
@@ -249,7 +272,7 @@ mod tests {
         let names: Vec<_> = Column::ALL.map(Column::name).into();
         assert_eq!(
             names,
-            ["cfg", "ses", "jnl", "seg", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have"]
+            ["cfg", "ses", "jnl", "seg", "man", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have"]
         );
         for (_, retired) in RETIRED {
             assert!(!names.contains(retired), "{retired} is a column again");

@@ -28,6 +28,7 @@ use crate::{
 };
 
 mod account;
+mod manifest;
 
 use account::Account;
 
@@ -44,6 +45,12 @@ pub trait Exhibit {
 
     /// The segments of a point from the first on, each or why it cannot be read.
     fn segments(&self, point: PointNumber) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_>;
+
+    /// The manifests from the first on, each or why it cannot be read.
+    fn manifests(&self) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_>;
+
+    /// The countersignatures of the manifests, each or why it cannot be read.
+    fn countersigned(&self) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_>;
 
     /// The groups that are there, by track and number.
     fn groups(&self) -> Result<BTreeSet<(TrackId, u64)>, String>;
@@ -94,6 +101,8 @@ pub struct Report {
     pub entries: u64,
     /// Segments that are good.
     pub segments: u64,
+    /// Number of the manifest, if there is a good one.
+    pub manifest: Option<u32>,
     /// Groups that are what their point signed.
     pub groups: u64,
     /// Those of them that were opened and say what their point meant.
@@ -113,8 +122,12 @@ impl Report {
 /// Looks at everything. `progress` is told how many groups were looked at, and of how many.
 pub fn verify(exhibit: &dyn Exhibit, options: &Options<'_>, progress: &mut dyn FnMut(u64, u64)) -> Report {
     let mut report = Report::default();
-    let head = match exhibit.head().and_then(|bytes| Head::decode(&bytes).map_err(|error| sentence(&error))) {
-        Ok(head) => head,
+    let read = exhibit.head().and_then(|bytes| {
+        let head = Head::decode(&bytes).map_err(|error| sentence(&error))?;
+        Ok((head, bytes))
+    });
+    let (head, bytes) = match read {
+        Ok(read) => read,
         Err(what) => {
             report.find("head", what);
             return report;
@@ -135,6 +148,7 @@ pub fn verify(exhibit: &dyn Exhibit, options: &Options<'_>, progress: &mut dyn F
     for member in members {
         segments_of(exhibit, &head, member, &mut account, &mut report);
     }
+    manifest::manifest_of(exhibit, options, &head, &bytes, &account, &mut report);
     groups_of(exhibit, options, &head, &account, &mut report, progress);
     report
 }
@@ -173,6 +187,7 @@ fn journal_of(exhibit: &dyn Exhibit, head: &Head, account: &mut Account, report:
         });
         match read {
             Ok(entry) => {
+                account.journal.push(entry.hash());
                 if let Err(what) = account.hear(head, entry.content()) {
                     report.find(format!("journal entry {n}"), what);
                 }
@@ -223,6 +238,7 @@ fn segments_of(exhibit: &dyn Exhibit, head: &Head, member: &Member, account: &mu
                     }
                 }
                 account.list(segment.content());
+                account.chains.entry(member.number).or_default().push(segment.hash());
             }
             Err(what) => {
                 report.find(place, format!("{what}; what follows cannot be believed"));

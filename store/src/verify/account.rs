@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    id::{PointNumber, TrackId},
+    id::{Hash, PointNumber, TrackId},
     journal::{Entry, Event, GapReason},
     segment::{Gap, Group, Segment},
     session::{Head, Member},
@@ -14,6 +14,10 @@ use crate::{
 pub(super) struct Account {
     /// The groups their points signed for.
     pub(super) signed: BTreeMap<(TrackId, u64), Group>,
+    /// Hashes of the journal's good entries, in order.
+    pub(super) journal: Vec<Hash>,
+    /// Hashes of each point's good segments, in order.
+    pub(super) chains: BTreeMap<PointNumber, Vec<Hash>>,
     /// The first number of each track that no segment speaks of.
     next: BTreeMap<TrackId, u64>,
     /// Gaps of segments that were not asked for yet.

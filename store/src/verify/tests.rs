@@ -5,6 +5,7 @@ use crate::{
     id::TrackKind,
     journal::{Chain, EndReason, Event},
     keys::{NodeKey, SessionKey, WrapPublic},
+    manifest::{ChainEnd, Countersignature, Manifest},
     record::{Flags, Writer},
     roster::{Point, Roster},
     seal::{Sealer, Start, Suite},
@@ -53,6 +54,38 @@ struct Case {
     journal: Vec<Bytes>,
     segments: BTreeMap<PointNumber, Vec<Bytes>>,
     groups: BTreeMap<(TrackId, u64), Bytes>,
+    manifests: Vec<Bytes>,
+    countersigned: Vec<Bytes>,
+}
+
+impl Case {
+    /// Central signs what there is, and the other point countersigns it.
+    fn close(&mut self) {
+        let end = |point: u16| {
+            let segments = &self.segments[&number(point)];
+            let chain = segment::Chain::verify(session(), number(point), key(point).id(), segments.iter().cloned());
+            let chain = chain.unwrap();
+            let (segments, last, closed) = (chain.len(), chain.last(), chain.is_closed());
+            ChainEnd { point: number(point), segments, last, closed, tracks: vec![] }
+        };
+        let journal = Chain::verify(session(), key(0).id(), self.journal.iter().cloned()).unwrap();
+        let manifest = Manifest {
+            session: session(),
+            n: 0,
+            prev: Hash::NONE,
+            wall_ms: 0,
+            head: Hash::of(&self.head.encode()),
+            entries: journal.len(),
+            journal: journal.last(),
+            chains: vec![end(0), end(1)],
+        };
+        let manifest = Signed::sound(manifest, &key(0)).unwrap();
+        let ChainEnd { point, segments, last, .. } = end(1);
+        let (n, wall_ms) = (0, 0);
+        let by = Countersignature { session: session(), point, n, manifest: manifest.hash(), segments, last, wall_ms };
+        self.countersigned = vec![Signed::sound(by, &key(1)).unwrap().bytes().clone()];
+        self.manifests = vec![manifest.bytes().clone()];
+    }
 }
 
 impl Exhibit for Case {
@@ -67,6 +100,12 @@ impl Exhibit for Case {
     }
     fn segments(&self, point: PointNumber) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_> {
         Box::new(self.segments.get(&point).into_iter().flatten().cloned().map(Ok))
+    }
+    fn manifests(&self) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_> {
+        Box::new(self.manifests.iter().cloned().map(Ok))
+    }
+    fn countersigned(&self) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_> {
+        Box::new(self.countersigned.iter().cloned().map(Ok))
     }
     fn groups(&self) -> Result<BTreeSet<(TrackId, u64)>, String> {
         Ok(self.groups.keys().copied().collect())
@@ -141,13 +180,17 @@ fn good() -> Case {
     let groups = [0, 1]
         .into_iter()
         .flat_map(|point| (0..4).map(move |seq| ((track(point), seq), record(point, seq, b"words").bytes().clone())));
-    Case {
+    let mut case = Case {
         roster: Some(membership.encode().into()),
         journal: journal(&head, vec![]),
         segments: [0, 1].map(|point| (number(point), segments_of(point))).into(),
         groups: groups.collect(),
+        manifests: vec![],
+        countersigned: vec![],
         head,
-    }
+    };
+    case.close();
+    case
 }
 
 fn look_at(case: &Case) -> Report {
@@ -169,6 +212,7 @@ fn in_a_good_recording_nothing_is_found() {
     let report = look_at(&good());
     assert_eq!((report.findings, report.notes), (vec![], Vec::<String>::new()));
     assert_eq!((report.entries, report.segments, report.groups, report.opened), (3, 6, 8, 8));
+    assert_eq!(report.manifest, Some(0));
     let sealed = verify(&good(), &Options::default(), &mut |_, _| {});
     assert_eq!((sealed.findings.len(), sealed.groups, sealed.opened), (0, 8, 0));
 }
@@ -211,28 +255,51 @@ fn a_gap_that_the_journal_names_is_a_part_of_the_truth() {
     let mut case = good();
     case.groups.remove(&(track(1), 2));
     case.journal = journal(&case.head, vec![gap.clone()]);
+    case.close();
     let report = look_at(&case);
     assert_eq!(report.findings, []);
     assert_eq!(report.notes, ["Xã 1, main: group 2 is not here: the point could not be reached, as the journal says"]);
     case.journal = journal(&case.head, vec![gap, repaired]);
+    case.close();
     assert_eq!(look_at(&case).findings.len(), 1, "it came after all, and is not here");
 }
 
 #[test]
 fn a_journal_that_was_exchanged_cut_or_is_anothers_is_named() {
-    check(|case| drop(case.journal.pop()), &["journal: the session has ended, and its end is not in the journal"]);
+    check(
+        |case| drop(case.journal.pop()),
+        &[
+            "journal: the session has ended, and its end is not in the journal",
+            "journal: is cut off: the manifest knows of 3 entries, 2 are here",
+        ],
+    );
+    check(
+        |case| {
+            let repaired = Event::Repaired { track: track(1), from_seq: 1, to_seq: 1 };
+            case.journal = journal(&case.head, vec![repaired]);
+            case.close();
+            case.journal = journal(&case.head, vec![]);
+        },
+        &["journal: is cut off: the manifest knows of 4 entries, 3 are here"],
+    );
     check(
         |case| drop(case.journal.remove(1)),
         &["journal entry 1: journal entry 1 is expected, but 2 comes; what follows cannot be believed"],
     );
     check(
         |case| case.journal = journal(&Head { title: "Khác".into(), ..case.head.clone() }, vec![]),
-        &["journal entry 0: has another title or other points than the head"],
+        &[
+            "journal entry 0: has another title or other points than the head",
+            "journal entry 2: is another than the manifest names",
+        ],
     );
     check(|case| case.journal.clear(), &["journal: is not there: central keeps it"]);
     let dispute = Event::Disputed { track: track(1), from_seq: 1, to_seq: 1 };
     check(
-        |case| case.journal = journal(&case.head, vec![dispute]),
+        |case| {
+            case.journal = journal(&case.head, vec![dispute]);
+            case.close();
+        },
         &["journal entry 2: says that groups 1 to 1 of 1-main are not those their point signed"],
     );
 }
@@ -244,13 +311,17 @@ fn a_segment_that_is_dropped_is_named_and_the_last_one_too() {
         |case| drop(case.segments.get_mut(&number(1)).unwrap().remove(1)),
         &[
             "segment 1 of Xã 1: segment 1 of point 1 is expected, but 2 comes; what follows cannot be believed",
+            "segments of Xã 1: are cut off: the manifest knows of 3, 1 good ones are here",
             &format!("group 2 of 1-main (Xã 1, main): {unsigned}"),
             &format!("group 3 of 1-main (Xã 1, main): {unsigned}"),
         ],
     );
     check(
         |case| drop(case.segments.get_mut(&number(1)).unwrap().pop()),
-        &["segments of Xã 1: the last of them is missing: 2 are here, and none says that it is the last"],
+        &[
+            "segments of Xã 1: the last of them is missing: 2 are here, and none says that it is the last",
+            "segments of Xã 1: are cut off: the manifest knows of 3, 2 good ones are here",
+        ],
     );
 }
 
@@ -261,7 +332,10 @@ fn points_and_keys_that_are_not_the_meshs_are_named() {
     let report = verify(&good(), &Options { authority: Some(stranger), ..Options::default() }, &mut |_, _| {});
     assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
     check(
-        |case| case.head.epochs[0].commitment = Hash::NONE,
+        |case| {
+            case.head.epochs[0].commitment = Hash::NONE;
+            case.close();
+        },
         &[0, 1]
             .map(|n| format!("segment {n} of Xã 0: names another key of epoch 0 than the head"))
             .into_iter()
@@ -284,6 +358,7 @@ fn a_ciphertext_that_opens_to_something_else_is_named_to_who_has_the_key() {
     lying.last = true;
     case.segments.insert(number(1), vec![chain.append(&key(1), lying).unwrap().bytes().clone()]);
     case.groups.retain(|(of, seq), _| of.point() == number(0) || *seq == 0);
+    case.close();
     let found: Vec<_> = look_at(&case).findings.iter().map(ToString::to_string).collect();
     assert_eq!(found, ["group 0 of 1-main (Xã 1, main): opens to something else than its point signed for"]);
     assert_eq!(verify(&case, &Options::default(), &mut |_, _| {}).findings, []);
@@ -306,6 +381,7 @@ fn what_a_removed_point_recorded_last_is_told_and_is_no_fault() {
     case.head = case.head.next(commitment, from_us, vec![number(1)]).unwrap();
     case.journal = journal(&case.head, vec![Event::Epoch { epoch: 1, commitment, from_us }]);
     case.segments.get_mut(&number(1)).unwrap().truncate(1);
+    case.close();
     let report = look_at(&case);
     assert_eq!(report.findings, []);
     assert_eq!(
@@ -314,5 +390,49 @@ fn what_a_removed_point_recorded_last_is_told_and_is_no_fault() {
             "Xã 1 was removed: what it recorded last is not signed off, and counts as far as it is signed",
             "Xã 1, main: 2 groups from before the point was removed are not signed",
         ]
+    );
+}
+
+#[test]
+fn a_manifest_that_is_changed_dropped_or_anothers_is_named() {
+    check(
+        |case| case.manifests.clear(),
+        &["manifest: is not there: that nothing was cut off at the end cannot be shown"],
+    );
+    check(
+        |case| case.head.ended_unix_ms = Some(1_700_000_600_001),
+        &["head: is not the one that central signed for in the manifest"],
+    );
+    let resigned = |case: &mut Case, key: &NodeKey, change: &dyn Fn(&mut Manifest)| {
+        let mut manifest = Signed::<Manifest>::parse(case.manifests[0].clone()).unwrap().content().clone();
+        change(&mut manifest);
+        case.manifests = vec![Signed::new(manifest, key).bytes().clone()];
+        case.countersigned.clear();
+    };
+    let other = SessionId::from_parts(1, [1; 10]);
+    check(|case| resigned(case, &key(0), &|m| m.session = other), &["manifest 0: is of another session"]);
+    check(|case| resigned(case, &key(1), &|_| {}), &["manifest 0: is not signed by central"]);
+    check(|case| resigned(case, &key(0), &|m| drop(m.chains.pop())), &["manifest: does not name Xã 1"]);
+    check(
+        |case| resigned(case, &key(0), &|m| m.chains[1].last = Hash::of(b"other")),
+        &["segment 2 of Xã 1: is another than the manifest names"],
+    );
+}
+
+#[test]
+fn who_has_not_countersigned_is_told_and_a_false_countersignature_is_named() {
+    let mut case = good();
+    let good = std::mem::take(&mut case.countersigned);
+    let report = look_at(&case);
+    assert_eq!((report.findings, report.notes), (vec![], vec!["Xã 1 has not countersigned the manifest".to_owned()]));
+    let by = Signed::<Countersignature>::parse(good[0].clone()).unwrap().content().clone();
+    check(
+        |case| case.countersigned = vec![Signed::new(by.clone(), &key(0)).bytes().clone()],
+        &["countersignature 0: is not signed by the point it names"],
+    );
+    let fewer = Countersignature { segments: 2, ..by };
+    check(
+        |case| case.countersigned = vec![Signed::new(fewer, &key(1)).bytes().clone()],
+        &["countersignature 0: the manifest names another end of this point's segments than it has signed"],
     );
 }
