@@ -11,6 +11,7 @@ mod deeds;
 mod evidence;
 mod gate;
 mod keys;
+mod manifest;
 mod porch;
 mod recall;
 
@@ -37,6 +38,7 @@ use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
 use crate::engine::evidence as witness;
+use crate::engine::manifest as closing;
 use crate::engine::rights::{self, Members};
 use crate::engine::roster as spreading;
 use crate::engine::session::{self, Engine, Input, Ticket};
@@ -148,6 +150,7 @@ struct Events {
     inputs: mpsc::Receiver<Input>,
     spreading: mpsc::Receiver<spreading::Input>,
     evidence: mpsc::Receiver<witness::Input>,
+    manifests: mpsc::Receiver<closing::Input>,
     porch: mpsc::Receiver<door::Input>,
 }
 
@@ -169,6 +172,9 @@ struct Driver {
     /// Knows when to sign what was recorded.
     evidence: witness::Engine,
     told_of_evidence: mpsc::Sender<witness::Input>,
+    /// Knows when to sign what a session consists of.
+    manifests: closing::Engine,
+    told_of_manifests: mpsc::Sender<closing::Input>,
     /// Where those stand who want to join.
     porch: Porch,
     studio: Studio,
@@ -285,6 +291,7 @@ impl Driver {
         let (inputs, from_tasks) = mpsc::channel(INPUTS_MAX);
         let (told_of_roster, from_others) = mpsc::channel(INPUTS_MAX);
         let (told_of_evidence, from_signing) = mpsc::channel(INPUTS_MAX);
+        let (told_of_manifests, from_closing) = mpsc::channel(INPUTS_MAX);
         let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
         let studio = Studio::new(
             studio::Config {
@@ -325,6 +332,8 @@ impl Driver {
             told_of_roster,
             evidence: witness::Engine::new(me),
             told_of_evidence,
+            manifests: closing::Engine::default(),
+            told_of_manifests,
             porch,
             roster,
             members,
@@ -359,6 +368,7 @@ impl Driver {
             inputs: from_tasks,
             spreading: from_others,
             evidence: from_signing,
+            manifests: from_closing,
             porch: from_porch,
         };
         Ok((driver, events))
@@ -374,8 +384,13 @@ impl Driver {
         self.carry_out_all();
         while !self.stopping {
             // Far away when nothing is due; any input comes back here.
-            let deadlines =
-                [self.engine.deadline(), self.spreading.deadline(), self.evidence.deadline(), self.porch.deadline()];
+            let deadlines = [
+                self.engine.deadline(),
+                self.spreading.deadline(),
+                self.evidence.deadline(),
+                self.manifests.deadline(),
+                self.porch.deadline(),
+            ];
             let far = Instant::now() + Duration::from_secs(60);
             let deadline = deadlines.into_iter().flatten().min().unwrap_or(far);
             tokio::select! {
@@ -385,6 +400,7 @@ impl Driver {
                 Some(event) = events.media.recv() => self.media_event(event),
                 Some(event) = events.spreading.recv() => self.spread(event),
                 Some(event) = events.evidence.recv() => self.witness(event),
+                Some(event) = events.manifests.recv() => self.close_record(event),
                 Some(event) = events.porch.recv() => self.knocked(event),
                 Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),
                 () = tokio::time::sleep_until(deadline.into()) => self.tick(),
@@ -401,6 +417,7 @@ impl Driver {
         self.tell(Input::Tick);
         self.spread(spreading::Input::Tick);
         self.witness(witness::Input::Tick);
+        self.close_record(closing::Input::Tick);
         self.knocked(door::Input::Tick);
     }
 
@@ -456,12 +473,14 @@ impl Driver {
                 self.tell(Input::Up { node });
                 self.spread(spreading::Input::Up { node });
                 self.witness(witness::Input::Up { node });
+                self.close_record(closing::Input::Up { node });
             }
             mesh::Event::Down { node } => {
                 tracing::info!(point = self.name(node), "offline");
                 self.tell(Input::Down { node });
                 self.spread(spreading::Input::Down { node });
                 self.witness(witness::Input::Down { node });
+                self.close_record(closing::Input::Down { node });
             }
             mesh::Event::Request { from, message, reply } => self.asked(from, &message, reply),
         }
@@ -519,6 +538,7 @@ impl Driver {
             }
             studio::Event::Stored(group) => {
                 self.count("groups_stored");
+                self.close_record(closing::Input::Changed { session: group.session });
                 self.tell(Input::Stored(group));
             }
             studio::Event::Forged { node, what } => self.forged(node, &what),

@@ -6,6 +6,7 @@ pub mod evidence;
 pub mod fanout;
 pub mod keeper;
 pub mod lockout;
+pub mod manifest;
 pub mod rate;
 pub mod rights;
 pub mod roster;

@@ -31,6 +31,10 @@ const HEAD: &str = "head.cbor";
 const ROSTER: &str = "roster.cose";
 /// The journal's entries, each behind its length in four bytes.
 const JOURNAL: &str = "journal.cose";
+/// The manifests, each behind its length.
+const MANIFESTS: &str = "manifest.cose";
+/// The points' countersignatures of them, likewise.
+const COUNTERSIGNED: &str = "countersigned.cose";
 /// The wrapped keys: a version byte, then a list of (epoch, recipient, wrap).
 const WRAPS: &str = "wraps.cbor";
 /// A file a point: its segments, each behind its length.

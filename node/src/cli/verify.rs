@@ -47,6 +47,7 @@ struct Verified {
     authority: Option<String>,
     entries: u64,
     segments: u64,
+    manifest: Option<u32>,
     groups: u64,
     opened: u64,
     findings: Vec<Found>,
@@ -68,6 +69,7 @@ impl From<Report> for Verified {
             authority: report.authority.map(|authority| authority.to_string()),
             entries: report.entries,
             segments: report.segments,
+            manifest: report.manifest,
             groups: report.groups,
             opened: report.opened,
             findings: report.findings.into_iter().map(found).collect(),
@@ -253,7 +255,7 @@ mod tests {
             journal: is not there\n";
         assert_eq!(told(&verified), expected);
         let expected = concat!(
-            r#"{"session":null,"title":"","authority":null,"entries":0,"segments":0,"groups":3,"opened":0,"#,
+            r#"{"session":null,"title":"","authority":null,"entries":0,"segments":0,"manifest":null,"groups":3,"opened":0,"#,
             r#""findings":[{"place":"journal","what":"is not there"}],"notes":["so"]}"#,
         );
         assert_eq!(serde_json::to_string(&verified).unwrap(), expected);

@@ -18,8 +18,10 @@ use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::deeds::sentence;
+use super::manifest::countersign;
 use super::{Driver, unix_ms};
 use crate::engine::evidence::{Input, Output, Standing};
+use crate::engine::manifest as closing;
 use crate::engine::rights::{Deed, Part, Who, may};
 use crate::engine::session::{self, is_recorded};
 use crate::vault::{Closed, Vault};
@@ -45,6 +47,9 @@ impl Driver {
         self.witness(Input::Takes { session, central });
         if head.state == State::Ended {
             self.witness(Input::Over { session });
+            if central == self.me {
+                self.close_record(closing::Input::Over { session });
+            }
         }
     }
 
@@ -100,7 +105,7 @@ impl Driver {
         });
     }
 
-    /// A point gives us what it signed.
+    /// A point gives us what it signed, or central what we are to countersign.
     pub(super) fn asked_of_evidence(&mut self, from: NodeId, message: &[u8], reply: oneshot::Sender<Bytes>) {
         let message = match Message::decode(message) {
             Ok(message) => message,
@@ -111,17 +116,34 @@ impl Driver {
             }
         };
         let session = message.session();
-        let Message::Segment { record, .. } = message else {
-            // The asker may have given up.
-            let _ = reply.send(Message::refused(session, "an answer to nothing that was asked").encode());
-            return;
-        };
         let head = block_in_place(|| self.vault.archive().head(&session)).ok().flatten();
         let who = Who::Node(from);
         let part = head.as_ref().map_or(Part::Unknown, |head| Part::of(head, &from));
-        if let Err(denied) = may(&self.members, &who, Deed::Report(part)) {
+        let (record, deed) = match message {
+            Message::Segment { record, .. } => (record, Deed::Report(part)),
+            Message::Manifest { record, .. } => (record, Deed::Direct(part)),
+            Message::Wants { .. } | Message::Countersigned { .. } | Message::Refused { .. } => {
+                // The asker may have given up.
+                let _ = reply.send(Message::refused(session, "an answer to nothing that was asked").encode());
+                return;
+            }
+        };
+        let directs = matches!(deed, Deed::Direct(_));
+        if let Err(denied) = may(&self.members, &who, deed) {
             self.denied(&who, access::Deed::Send, access::What::Session { session }, denied);
             let _ = reply.send(Message::refused(session, &denied.to_string()).encode());
+            return;
+        }
+        if directs {
+            let key = self.identity.node.clone();
+            let queued = block_in_place(|| {
+                self.vault.then(move |archive| {
+                    let _ = reply.send(countersign(archive, &key, session, from, record).encode());
+                })
+            });
+            if queued.is_err() {
+                tracing::debug!("a manifest is not countersigned, as the node is stopping");
+            }
             return;
         }
         let place = head.filter(|head| head.central == self.me).and_then(|head| head.number(&from));
@@ -129,6 +151,7 @@ impl Driver {
             let _ = reply.send(Message::refused(session, "this point does not chair that session").encode());
             return;
         };
+        self.close_record(closing::Input::Changed { session });
         let (inputs, name) = (self.inputs.clone(), self.name(from));
         let queued = block_in_place(|| {
             self.vault.then(move |archive| {
@@ -212,7 +235,9 @@ fn heard(central: NodeId, session: SessionId, answer: &[u8]) -> Input {
             tracing::warn!(%session, point = %central.short(), reason, "central does not take what was signed");
             Input::Refused { session }
         }
-        Ok(Message::Wants { .. } | Message::Segment { .. }) => Input::Answered { session, next: None },
+        Ok(
+            Message::Wants { .. } | Message::Segment { .. } | Message::Manifest { .. } | Message::Countersigned { .. },
+        ) => Input::Answered { session, next: None },
         Err(error) => {
             tracing::warn!(point = %central.short(), %error, "its answer");
             Input::Answered { session, next: None }

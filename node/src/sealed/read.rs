@@ -16,8 +16,8 @@ use store::signed;
 use store::verify::Exhibit;
 
 use super::{
-    Error, GROUPS, HEAD, JOURNAL, MARK, ROSTER, SEGMENTS, WRAPS, WRAPS_VERSION, disk, group_name, group_path,
-    segments_name,
+    COUNTERSIGNED, Error, GROUPS, HEAD, JOURNAL, MANIFESTS, MARK, ROSTER, SEGMENTS, WRAPS, WRAPS_VERSION, disk,
+    group_name, group_path, segments_name,
 };
 use crate::identity::file;
 
@@ -121,6 +121,14 @@ impl Exhibit for Folder {
         self.records(&Path::new(SEGMENTS).join(segments_name(point.get())))
     }
 
+    fn manifests(&self) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_> {
+        self.records(Path::new(MANIFESTS))
+    }
+
+    fn countersigned(&self) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_> {
+        self.records(Path::new(COUNTERSIGNED))
+    }
+
     fn groups(&self) -> Result<BTreeSet<(TrackId, u64)>, String> {
         let mut groups = BTreeSet::new();
         for track in self.tracks()? {
@@ -136,7 +144,7 @@ impl Exhibit for Folder {
     }
 
     fn strangers(&self) -> Vec<String> {
-        let known = [MARK.0, HEAD, ROSTER, JOURNAL, WRAPS, SEGMENTS, GROUPS];
+        let known = [MARK.0, HEAD, ROSTER, JOURNAL, MANIFESTS, COUNTERSIGNED, WRAPS, SEGMENTS, GROUPS];
         let mut strangers = Vec::new();
         let mut look = |folder: &Path, fits: &dyn Fn(&str) -> bool| match self.names(folder) {
             Ok(names) => {

@@ -39,6 +39,14 @@ impl Exhibit for Stored<'_> {
         each(self.archive.segments(&self.session, point, 0, usize::MAX))
     }
 
+    fn manifests(&self) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_> {
+        each(self.archive.manifests(&self.session).map(|found| found.manifests))
+    }
+
+    fn countersigned(&self) -> Box<dyn Iterator<Item = Result<Bytes, String>> + '_> {
+        each(self.archive.manifests(&self.session).map(|found| found.countersigned))
+    }
+
     fn groups(&self) -> Result<BTreeSet<(TrackId, u64)>, String> {
         let mut groups = BTreeSet::new();
         for track in self.archive.tracks(&self.session).map_err(|error| said(&error))? {

@@ -13,6 +13,7 @@ use store::record::{Flags, Writer};
 use store::schema::Column;
 use store::seal::{Sealer, Start, Suite};
 use store::session::{Head, Member, Period, State};
+use store::signed::Signed;
 use store::verify::{Exhibit, Options, verify};
 
 use super::*;
@@ -70,6 +71,8 @@ fn archive() -> (Archive, Arc<Memory>) {
     let segment = archive.gather_segment(&by, 0, true).unwrap().unwrap();
     archive.sign_segment(&key(), segment).unwrap();
     archive.put_head(&head).unwrap();
+    let manifest = archive.draw_manifest(&head, 0).unwrap();
+    archive.put_manifest(&Signed::sound(manifest, &key()).unwrap()).unwrap();
     (archive, media)
 }
 
@@ -97,6 +100,7 @@ fn what_is_in_the_folder_is_what_is_in_the_archive() {
     assert_eq!(folder.journal().collect::<Vec<_>>(), stored.journal().collect::<Vec<_>>());
     let segments = |exhibit: &dyn Exhibit| exhibit.segments(track().point()).collect::<Vec<_>>();
     assert_eq!(segments(&folder), segments(&stored));
+    assert_eq!(folder.manifests().collect::<Vec<_>>(), stored.manifests().collect::<Vec<_>>());
     assert_eq!(folder.groups(), stored.groups());
     let id = GroupId { session: session(), track: track(), seq: 2 };
     assert_eq!(folder.group(&id), stored.group(&id));

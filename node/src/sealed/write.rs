@@ -12,7 +12,8 @@ use store::cbor;
 use store::id::{GroupId, SessionId};
 
 use super::{
-    Error, GROUPS, HEAD, JOURNAL, MARK, ROSTER, SEGMENTS, WRAPS, WRAPS_VERSION, disk, group_path, segments_name,
+    COUNTERSIGNED, Error, GROUPS, HEAD, JOURNAL, MANIFESTS, MARK, ROSTER, SEGMENTS, WRAPS, WRAPS_VERSION, disk,
+    group_path, segments_name,
 };
 
 /// What was written. This is what `archive export --sealed --json` prints.
@@ -73,6 +74,9 @@ pub fn write(
     let journal = archive.journal(session, 0)?;
     written.entries = journal.len() as u64;
     framed(&dir.join(JOURNAL), &journal)?;
+    let manifests = archive.manifests(session)?;
+    framed(&dir.join(MANIFESTS), &manifests.manifests)?;
+    framed(&dir.join(COUNTERSIGNED), &manifests.countersigned)?;
     folder(&dir.join(SEGMENTS))?;
     for member in &head.points {
         let segments = archive.segments(session, member.number, 0, usize::MAX)?;

@@ -1,4 +1,5 @@
-//! What points say to each other about what they signed: segments on their way to central, and what central has of them.
+//! What points say to each other about what they signed: segments on their way to central, and manifests on their way to who
+//! countersigns them.
 //!
 //! Bytes: the letter `E`, which begins no other message, one version byte, then the message in CBOR. A record travels whole,
 //! as it was signed; it is looked at by whoever takes it, like one from a stranger.
@@ -6,6 +7,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use store::id::SessionId;
+use store::manifest::{Countersignature, Manifest};
 use store::segment::Segment;
 use store::signed::Content as _;
 
@@ -34,6 +36,20 @@ pub enum Message {
         session: SessionId,
         /// The number.
         next: u32,
+    },
+    /// Central to a point: this is what the session consists of; sign for your part. Answered by `Countersigned` or `Refused`.
+    Manifest {
+        /// The session.
+        session: SessionId,
+        /// The signed manifest.
+        record: Bytes,
+    },
+    /// A point to central: what you have of me is what I signed.
+    Countersigned {
+        /// The session.
+        session: SessionId,
+        /// The signed countersignature.
+        record: Bytes,
     },
     /// What was sent is not taken; a sentence says why.
     Refused {
@@ -67,9 +83,11 @@ impl Message {
     /// The session this message speaks of.
     pub fn session(&self) -> SessionId {
         match self {
-            Message::Segment { session, .. } | Message::Wants { session, .. } | Message::Refused { session, .. } => {
-                *session
-            }
+            Message::Segment { session, .. }
+            | Message::Wants { session, .. }
+            | Message::Manifest { session, .. }
+            | Message::Countersigned { session, .. }
+            | Message::Refused { session, .. } => *session,
         }
     }
 
@@ -98,6 +116,8 @@ impl Message {
     fn fits(&self) -> bool {
         match self {
             Message::Segment { record, .. } => record.len() <= Segment::LEN_MAX,
+            Message::Manifest { record, .. } => record.len() <= Manifest::LEN_MAX,
+            Message::Countersigned { record, .. } => record.len() <= Countersignature::LEN_MAX,
             Message::Refused { reason, .. } => reason.len() <= REASON_MAX,
             Message::Wants { .. } => true,
         }
@@ -113,6 +133,8 @@ mod tests {
         vec![
             Message::Segment { session, record: Bytes::from_static(b"abc") },
             Message::Wants { session, next: 7 },
+            Message::Manifest { session, record: Bytes::from_static(b"abc") },
+            Message::Countersigned { session, record: Bytes::from_static(b"abc") },
             Message::refused(session, "vì sao"),
         ]
     }
