@@ -69,6 +69,11 @@ def main():
         attacks.append((f"segments, {what}", (verify.segments, data, None, None)))
     for n in range(len(chain) - 1):
         attacks.append((f"segment {n} dropped", (verify.segments, framed(chain[:n] + chain[n + 1 :]), None, None)))
+    ends = [bytes.fromhex(line) for line in (VECTORS / "manifest-v1.hex").read_text().split()]
+    verify.signed(ends[0], verify.MANIFEST)
+    verify.signed(ends[1], verify.COUNTERSIGNATURE)
+    for record, kind in zip(ends, (verify.MANIFEST, verify.COUNTERSIGNATURE)):
+        attacks += [(f"{kind}, {what}", (verify.signed, data, kind)) for what, data in every_other_byte(record)]
     attacks.append(("another authority", (verify.membership, members, os.urandom(32), None)))
     attacks.append(("another central", (verify.journal, framed(entries), None, os.urandom(32))))
     attacks.append(("a journal for a membership", (verify.membership, b"\x01" + framed(entries), None, None)))

@@ -2,8 +2,8 @@
 
     verify.py [--authority KEY] [--central KEY] KIND FILE...
 
-KIND is `membership` (`DATA/roster.cose`: the roster and the admissions beside it), `journal` or `segments` (records one
-after the other, each behind its length in four bytes) or `recording` (the folder that `archive export --sealed` writes).
+KIND is `membership` (`DATA/roster.cose`: the roster and the admissions beside it), `journal`, `segments` or `manifest`
+(records one after the other, each behind its length in four bytes) or `recording` (the folder that `archive export --sealed` writes).
 Prints one line for each file, `good` or `bad` with the first fault, for a recording with every fault, and ends with
 1 if any is bad. CBOR, Ed25519 and BLAKE3 are public libraries; COSE (RFC 9052) is a page of them.
 """
@@ -27,6 +27,8 @@ GRANT = "application/vnd.diemcau.grant.v1+cbor"
 ADMISSION = "application/vnd.diemcau.admission.v1+cbor"
 ENTRY = "application/vnd.diemcau.journal.v1+cbor"
 SEGMENT = "application/vnd.diemcau.segment.v1+cbor"
+MANIFEST = "application/vnd.diemcau.manifest.v1+cbor"
+COUNTERSIGNATURE = "application/vnd.diemcau.countersignature.v1+cbor"
 
 FIELDS = {
     ROSTER: {"number", "prev", "agency", "recovery", "issued_unix_ms", "points", "revoked", "void"},
@@ -35,6 +37,10 @@ FIELDS = {
     ENTRY: {"n", "prev", "session", "at_us", "wall_ms", "event"},
     SEGMENT: {"session", "point", "n", "prev", "from_us", "to_us", "wall_ms", "keys", "tracks", "last"},
 }
+FIELDS[MANIFEST] = {"session", "n", "prev", "wall_ms", "head", "entries", "journal", "chains"}
+FIELDS[COUNTERSIGNATURE] = {"session", "point", "n", "manifest", "segments", "last", "wall_ms"}
+CHAIN = {"point", "segments", "last", "closed", "tracks"}
+END = {"track", "next", "groups", "bytes", "missing"}
 TRACK = {"track", "from", "next", "groups", "gaps"}
 GROUP = {"seq", "hash", "len", "frames", "t0_us", "span_us", "epoch", "mac"}
 GAP = {"from", "to", "reason"}
@@ -188,6 +194,25 @@ def segments(data, _authority, _central):
     return f"point {chain[0]['point']}: {len(chain)} segments of {groups} groups, the last is {last.hex()}{end}"
 
 
+def manifest(data, _authority, central):
+    """The last of the manifests, each of which follows the one before."""
+    for content, last in follow(MANIFEST, "manifest", data, central):
+        points = [chain["point"] for chain in content["chains"]]
+        need(points == sorted(set(points)), "a manifest has points out of order")
+        for chain in content["chains"]:
+            need(set(chain) == CHAIN and all(set(end) == END for end in chain["tracks"]), "a manifest has other fields")
+            need((chain["segments"] == 0) == (chain["last"] == NONE), "a manifest has an end of no segments")
+            for end in chain["tracks"]:
+                need(end["track"] // 8 == chain["point"], "a manifest has another point's track")
+                need(end["groups"] + end["missing"] <= end["next"], "a manifest has more groups than numbers")
+    return content, last
+
+
+def manifests(data, authority, central):
+    content, last = manifest(data, authority, central)
+    return f"manifest {content['n']} of {content['session'].hex()}: {len(content['chains'])} points, {last.hex()}"
+
+
 def varint(data, at):
     """RFC 9000, 16: the first two bits say how long it is."""
     need(at < len(data), "a group ends in a number")
@@ -236,13 +261,14 @@ def recording(path, authority, _central):
     nodes = {point["number"]: point["node"] for point in head["points"]}
     attempt("roster.cose", lambda: membership((root / "roster.cose").read_bytes(), authority, None))
 
-    gaps, ended, joined, whole = [], False, {number for number, node in nodes.items() if node == head["central"]}, True
+    hashes, gaps, ended, joined, whole = [], [], False, {number for number, node in nodes.items() if node == head["central"]}, True
 
     def read_journal():
         nonlocal ended
         told = {0: (head["epochs"][0]["commitment"], 0)}
-        for entry, _ in follow(ENTRY, "entry", (root / "journal.cose").read_bytes(), head["central"]):
+        for entry, last in follow(ENTRY, "entry", (root / "journal.cose").read_bytes(), head["central"]):
             need(entry["session"] == head["id"], "it is of another session")
+            hashes.append(last)
             ((name, event),) = entry["event"].items()
             need((entry["n"] == 0) == (name == "started"), f"entry {entry['n']} is not at its place")
             if name == "started":
@@ -277,9 +303,9 @@ def recording(path, authority, _central):
         if not file.exists() and number not in joined and whole:
             return
         chain, last, to = segment_chain(file.read_bytes(), node)
+        chains[number] = [blake3(record).digest() for record in records(file.read_bytes())]
         need(chain[0]["session"] == head["id"] and chain[0]["point"] == number, "they are of another session or point")
         ends.update(to)
-        chains[number] = (len(chain), last)
         for segment in chain:
             for key in segment["keys"]:
                 need(commitments.get(key["epoch"]) == key["commitment"], f"segment {segment['n']} has another key")
@@ -291,6 +317,28 @@ def recording(path, authority, _central):
     for number, node in nodes.items():
         attempt(f"segments/{number}.cose", read_segments, number, node)
 
+    def read_manifest():
+        content, this = manifest((root / "manifest.cose").read_bytes(), None, head["central"])
+        need(content["session"] == head["id"], "it is of another session")
+        need(content["head"] == blake3(head_bytes).digest(), "it is of another head")
+        if whole:
+            entries = content["entries"]
+            need(0 < entries <= len(hashes), f"it knows of {entries} entries of the journal, {len(hashes)} are here")
+            need(hashes[entries - 1] == content["journal"], "it names another entry of the journal")
+        need([chain["point"] for chain in content["chains"]] == sorted(nodes), "it names other points")
+        for chain in content["chains"]:
+            number, count, found = chain["point"], chain["segments"], chains.get(chain["point"], [])
+            need(count <= len(found), f"it knows of {count} segments of point {number}, {len(found)} are here")
+            need(count == 0 or found[count - 1] == chain["last"], f"it names another segment of point {number}")
+        for record in records((root / "countersigned.cose").read_bytes()):
+            by, signer = signed(record, COUNTERSIGNATURE)
+            need(nodes.get(by["point"]) == signer and by["session"] == head["id"], "a countersignature is not the point's")
+            ends = {chain["point"]: (chain["segments"], chain["last"]) for chain in content["chains"]}
+            same = by["manifest"] != this or ends[by["point"]] == (by["segments"], by["last"])
+            need(same, "a countersignature names another end")
+
+    if head["state"] == "ended":
+        attempt("manifest.cose", read_manifest)
     here, good = {}, 0
     for file in sorted((root / "groups").glob("*/*")):
         name = re.fullmatch(r"(\d+)-(audio|main|thumb|screen)/(\d{10,})\.group", f"{file.parent.name}/{file.name}")
@@ -317,17 +365,18 @@ def recording(path, authority, _central):
             faults.append(f"groups/{track // 8}-{KINDS[track % 8]}/{seq:010}.group: it is signed by nobody")
     if faults:
         raise Bad("; ".join(faults))
-    return f"recording of {head['id'].hex()}: {good} groups, {sum(count for count, _ in chains.values())} segments"
+    return f"recording of {head['id'].hex()}: {good} groups, {sum(map(len, chains.values()))} segments"
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--authority", type=bytes.fromhex)
     arguments.add_argument("--central", type=bytes.fromhex)
-    arguments.add_argument("kind", choices=["membership", "journal", "segments", "recording"])
+    arguments.add_argument("kind", choices=["membership", "journal", "segments", "manifest", "recording"])
     arguments.add_argument("files", nargs="+")
     given = arguments.parse_args()
-    check = {"membership": membership, "journal": journal, "segments": segments, "recording": recording}[given.kind]
+    checks = {"membership": membership, "journal": journal, "segments": segments, "manifest": manifests}
+    check = (checks | {"recording": recording})[given.kind]
     all_good = True
     for path in given.files:
         try:

@@ -37,6 +37,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("signed", kept::signed),
     ("journal", kept::journal),
     ("segment", kept::segment),
+    ("manifest", kept::manifest),
     ("evidence_message", travelled::evidence_message),
     ("head", kept::head),
     ("cbor", kept::cbor),

@@ -10,6 +10,8 @@ use serde_json::Value;
 use store::archive::Archive;
 use store::id::{PointNumber, SessionId};
 use store::journal::{Entry, Event};
+use store::manifest::Manifest;
+use store::session::Head;
 use store::signed::Signed;
 use tests::office::{Office, SOON, alone};
 use tests::program::{Call, Finished, root, until};
@@ -99,6 +101,14 @@ fn segments(office: &Office, session: &SessionId, closed: bool) -> Option<()> {
     good.then_some(())
 }
 
+/// The last manifest has the countersignature of the one point that is not central.
+fn countersigned(office: &Office, session: &SessionId) -> Option<()> {
+    let archive = Archive::open_read_only(&office.points[0].data.join("archive")).ok()?;
+    let manifest = archive.last_manifest(session).ok()??;
+    let by = archive.countersigners(session, manifest.hash()).ok()?;
+    by.contains(&PointNumber::new(2)?).then_some(())
+}
+
 #[test]
 fn a_recording_proves_itself_and_whatever_is_done_to_it_is_found() {
     let _machine = alone();
@@ -112,6 +122,7 @@ fn a_recording_proves_itself_and_whatever_is_done_to_it_is_found() {
     central.wait_for_groups(4);
     central.end_session();
     until("both have signed their last", SOON, || segments(&office, &id, true));
+    until("the delegate has countersigned", SOON, || countersigned(&office, &id));
 
     let at_central = Call::new(["archive", "verify", "last", "--json"]).data(&central.data).run().succeeded();
     let verified: Value = serde_json::from_str(&at_central.stdout).expect("JSON alone");
@@ -135,6 +146,7 @@ fn a_recording_proves_itself_and_whatever_is_done_to_it_is_found() {
     independent("membership", &good.join("roster.cose")).succeeded();
     independent("journal", &good.join("journal.cose")).succeeded();
     independent("segments", &good.join("segments/2.cose")).succeeded();
+    independent("manifest", &good.join("manifest.cose")).succeeded();
 
     let mut groups: Vec<_> = fs::read_dir(good.join("groups/2-main")).expect("groups").collect();
     groups.sort_by_key(|entry| entry.as_ref().expect("readable").file_name());
@@ -197,6 +209,26 @@ fn a_recording_proves_itself_and_whatever_is_done_to_it_is_found() {
             let end = all.iter().position(ended).expect("the session has ended");
             write(&path, &all[..end]);
         }),
+        attack("the head with another end", "is not the one that central signed for", |dir| {
+            let path = dir.join("head.cbor");
+            let mut head = Head::decode(&fs::read(&path).expect("a head")).expect("a good head");
+            head.ended_unix_ms = head.ended_unix_ms.map(|end| end + 1);
+            fs::write(path, head.encode()).expect("room for a head");
+        }),
+        attack("the journal without its last entry", "is cut off", |dir| {
+            let path = dir.join("journal.cose");
+            let all = records(&path);
+            write(&path, &all[..all.len() - 1]);
+        }),
+        attack("a byte of the manifest", "manifest", |dir| flip(&dir.join("manifest.cose"))),
+        attack("no manifest", "manifest", |dir| fs::remove_file(dir.join("manifest.cose")).expect("a manifest")),
+        attack("the manifest of another session, signed by central", "of another session", |dir| {
+            let path = dir.join("manifest.cose");
+            let manifest = Signed::<Manifest>::parse(records(&path)[0].clone().into()).expect("a manifest");
+            let other = Manifest { session: SessionId::generate(1), ..manifest.content().clone() };
+            write(&path, &[Signed::new(other, &key).bytes().to_vec()]);
+        }),
+        attack("a byte of a countersignature", "countersignature", |dir| flip(&dir.join("countersigned.cose"))),
         attack("no journal", "journal", |dir| fs::remove_file(dir.join("journal.cose")).expect("a journal")),
     ];
     for (n, Attack { name, act, told }) in attacks.iter().enumerate() {

@@ -11,6 +11,7 @@ use store::id::NodeId;
 use store::journal::{Chain, Entry};
 use store::keys::{Wrap, WrapContext};
 use store::locked;
+use store::manifest::{Countersignature, Manifest};
 use store::roster::{Admission, Grant, Membership, Request, Roster};
 use store::segment::{self, Segment};
 use store::session::Head;
@@ -29,6 +30,8 @@ pub(super) fn signed(bytes: &[u8]) -> bool {
         is_signed::<Request>(bytes),
         is_signed::<access::Entry>(bytes),
         is_signed::<Segment>(bytes),
+        is_signed::<Manifest>(bytes),
+        is_signed::<Countersignature>(bytes),
     ];
     known.contains(&true)
 }
@@ -98,6 +101,19 @@ pub(super) fn segment(bytes: &[u8]) -> bool {
         }
     }
     segments > 0
+}
+
+/// A manifest, and what a point that signed other segments says of it.
+pub(super) fn manifest(bytes: &[u8]) -> bool {
+    let Ok(manifest) = Signed::<Manifest>::parse(Bytes::copy_from_slice(bytes)) else { return false };
+    let content = manifest.content();
+    assert!(content.says_what(content));
+    for end in &content.chains {
+        let objection = |segments, last| Countersignature::objection(content, end.point, segments, last);
+        assert_eq!(objection(end.segments, end.last), None);
+        assert!(objection(end.segments.wrapping_add(1), end.last).is_some());
+    }
+    true
 }
 
 pub(super) fn head(bytes: &[u8]) -> bool {

@@ -25,6 +25,7 @@ use store::inventory::{Have, Page};
 use store::journal::{Chain, EndReason, Event, GapReason, LeftReason};
 use store::keys::{NodeKey, SessionKey, Wrap, WrapContext, WrapKey, WrapPublic};
 use store::locked;
+use store::manifest::{ChainEnd, Countersignature, Manifest, TrackEnd};
 use store::record::{self, Flags};
 use store::roster::{Admission, Grant, GrantId, Membership, Point, Proof, Request as Asked, Revoked, Right, Roster};
 use store::seal::{Sealer, Start, Suite};
@@ -48,6 +49,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "signed" => signed(),
         "journal" => vec![journal().iter().flat_map(|entry| prefixed(&entry.bytes)).collect()],
         "segment" => vec![segments().iter().flat_map(|segment| prefixed(segment.bytes())).collect()],
+        "manifest" => vec![manifest().bytes().to_vec()],
         "evidence_message" => evidence_messages(),
         "head" => vec![head().encode(), Head { state: State::Ended, ended_unix_ms: Some(9), ..head() }.encode()],
         "cbor" => vec![cbor::encode(&(1, "á", [None, Some(-7)])), vec![0xa2, 0x61, 0x61, 0xf5, 0x61, 0x62, 0x80]],
@@ -291,12 +293,37 @@ fn segments() -> Vec<Signed<Segment>> {
     signed
 }
 
+fn manifest() -> Signed<Manifest> {
+    let track = TrackEnd { track: track(), next: 5, groups: 2, bytes: 10_000, missing: 1 };
+    let last = segments()[1].hash();
+    let chain = ChainEnd { point: point(), segments: 2, last, closed: true, tracks: vec![track] };
+    let manifest = Manifest {
+        session: session(),
+        n: 0,
+        prev: Hash::NONE,
+        wall_ms: 1_700_000_600_000,
+        head: Hash::of(&head().encode()),
+        entries: 7,
+        journal: Hash::of(b"entry 6"),
+        chains: vec![chain],
+    };
+    Signed::new(manifest, &node_key(0))
+}
+
+fn countersignature() -> Signed<Countersignature> {
+    let (manifest, last) = (manifest().hash(), segments()[1].hash());
+    let by = Countersignature { session: session(), point: point(), n: 0, manifest, segments: 2, last, wall_ms: 9 };
+    Signed::new(by, &node_key(1))
+}
+
 fn evidence_messages() -> Vec<Vec<u8>> {
     let session = session();
     let record = segments().remove(0).bytes().clone();
     let messages = [
         evidence::Message::Segment { session, record },
         evidence::Message::Wants { session, next: 3 },
+        evidence::Message::Manifest { session, record: manifest().bytes().clone() },
+        evidence::Message::Countersigned { session, record: countersignature().bytes().clone() },
         evidence::Message::refused(session, "vì sao"),
     ];
     messages.iter().map(|message| message.encode().to_vec()).collect()
@@ -379,6 +406,8 @@ fn signed() -> Vec<Vec<u8>> {
         Asked { wrap: place.wrap, name: place.name, level: place.level, zone: place.zone, addresses: place.addresses };
     let mut all: Vec<_> = journal().iter().flat_map(|entry| [entry.bytes.clone(), entry.content.clone()]).collect();
     all.extend(segments().iter().flat_map(both));
+    all.extend(both(&manifest()));
+    all.extend(both(&countersignature()));
     all.extend(both(&Signed::new(roster(), &node_key(7))));
     all.extend(both(&grant));
     all.extend(both(&admission));
