@@ -72,7 +72,7 @@ def signed(record, kind):
     need(isinstance(tag, cbor2.CBORTag) and tag.tag == SIGN1, "a record is no COSE_Sign1")
     need(len(tag.value) == 4, "a record has not four parts")
     protected, unprotected, payload, signature = tag.value
-    need(not unprotected, "a record has an unprotected header")
+    need(unprotected == {}, "a record has an unprotected header")
     header = decode(protected, "a protected header")
     need(isinstance(header, dict), "a protected header is no map")
     signer = header.get(KEY_ID)
