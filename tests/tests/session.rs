@@ -284,6 +284,11 @@ fn what_was_kept_survives_the_sudden_death_of_any_point_and_the_session_goes_on(
 
     let ended = office.points[0].end_session();
     assert_eq!((ended.id.as_str(), ended.state), (session.as_str(), State::Ended));
+    // What the deaths left unsigned was signed by the next runs.
+    until("every point has signed all that is left of its record", SOON, || {
+        let verify = Call::new(["archive", "verify", &session]).data(&office.points[0].data).run();
+        (verify.code() == 0).then_some(())
+    });
     let to = office.folder.join("films");
     let exported: Value = Call::new(["archive", "export", &session, "--json", "--to"])
         .arg(&to)
