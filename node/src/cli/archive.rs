@@ -162,7 +162,7 @@ fn export(args: &Export) -> Result<()> {
 
 fn export_sealed(args: &Export) -> Result<()> {
     let folder = args.data.folder()?;
-    let identity = Identity::load(&folder)?;
+    let identity = key::load(&folder)?;
     let reading = Reading::open(&args.data)?;
     let id = control::session::find(&reading.archive, &args.session)?;
     let reading = write_down(reading, id, &identity, &folder, &args.data)?;

@@ -19,6 +19,7 @@ use store::verify::{self, Exhibit, Options, Report};
 
 use super::args::{Data, Format};
 use super::exit::Failure;
+use super::key;
 use super::output::{self, size};
 use super::reading::Reading;
 
@@ -99,7 +100,7 @@ fn folder(args: &Verify, dir: &Path) -> Result<Report> {
     let head = folder.head().ok().and_then(|bytes| Head::decode(&bytes).ok());
     let opener = match (&args.data.data, &head) {
         (Some(_), Some(head)) => {
-            let identity = Identity::load(&args.data.folder()?)?;
+            let identity = key::load(&args.data.folder()?)?;
             let wraps = folder.wraps(&identity.id()).map_err(|what| Failure::new(Fault::Damaged, what))?;
             opener(head, &wraps, &identity)?
         }
@@ -116,7 +117,7 @@ fn stored(args: &Verify) -> Result<Report> {
     let data = args.data.folder()?;
     let reading = Reading::open(&args.data)?;
     let session = control::session::find(&reading.archive, &args.what)?;
-    let identity = Identity::load(&data)?;
+    let identity = key::load(&data)?;
     let membership = file::read(&data.join(roster::FILE), Membership::LEN_MAX).ok().map(Bytes::from);
     let stored = Stored { archive: &reading.archive, session, roster: membership };
     let head = reading.archive.head(&session).map_err(node::sealed::Error::from)?;
