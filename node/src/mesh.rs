@@ -15,6 +15,7 @@ mod door;
 pub mod hello;
 mod listen;
 mod peer;
+mod quic;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -61,8 +61,6 @@ pub enum Proof {
     Given,
     /// Nothing; it can be asked.
     Askable,
-    /// Nothing, and this transport gives us no way to ask.
-    Unaskable,
 }
 
 /// What to do with who knocks.
@@ -228,11 +226,9 @@ impl Door {
             // Without proof only as long as there is little to do; else each of these might be forged.
             if self.unproven < limits.unproven_max && self.is_calm(now) {
                 counted = false;
-            } else if proof == Proof::Askable {
+            } else {
                 let proofs = if known { &mut self.proofs_known } else { &mut self.proofs };
                 return if proofs.take(now, limits.proofs) { Answer::Prove } else { Answer::Ignore };
-            } else if !known {
-                return Answer::Ignore;
             }
         }
         if !known && (self.strangers >= limits.total_work_max || !self.total.take(now, limits.total)) {

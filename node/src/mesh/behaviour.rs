@@ -11,6 +11,7 @@ use libp2p::allow_block_list::{self, AllowedPeers};
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::Transport as _;
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
@@ -18,10 +19,11 @@ use libp2p::kad::{self, store::MemoryStore};
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, Swarm, identify, mdns, noise, ping, quic, swarm, tcp, yamux};
+use libp2p::{PeerId, StreamProtocol, Swarm, identify, mdns, noise, ping, swarm, tcp, yamux};
 
 use super::codec::Codec;
 use super::door::{Guarded, Porter};
+use super::quic::{self, Quic};
 use super::{MESSAGE_BYTES_MAX, hello};
 
 /// Requests of one point in work at once, each way.
@@ -34,7 +36,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes in work that we began.
 const PENDING_OUT_MAX: u32 = 256;
 /// Two points may call each other at once over two protocols; more connections than this are of no use.
-const PER_POINT_MAX: u32 = 6;
+pub(super) const PER_POINT_MAX: u32 = 6;
 /// Streams of one connection. Requests go both ways, and Kademlia, identify and ping need a few. Over TCP each may hold
 /// 256 KiB that we have not read yet.
 const STREAMS_MAX: usize = 3 * REQUESTS_MAX;
@@ -50,7 +52,7 @@ const MDNS_INTERVAL: Duration = Duration::from_secs(30);
 const MDNS_TTL: Duration = Duration::from_secs(120);
 
 /// Carries greetings of all versions; see `hello.rs`.
-const HELLO: StreamProtocol = StreamProtocol::new("/diemcau/hello");
+pub(super) const HELLO: StreamProtocol = StreamProtocol::new("/diemcau/hello");
 /// Carries requests between points of the same version.
 const ASK: StreamProtocol = StreamProtocol::new("/diemcau/ask/1");
 const KAD: StreamProtocol = StreamProtocol::new("/diemcau/kad/1");
@@ -74,25 +76,31 @@ pub(super) fn swarm(
     multicast: bool,
     porter: Porter,
 ) -> io::Result<Swarm<Behaviour>> {
+    let transport = transport(keypair, porter)?;
+    let behaviour = Behaviour::new(keypair, members, multicast);
+    // Points stay connected whether or not they have something to say; ping finds the dead ones.
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::MAX);
+    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
+}
+
+/// QUIC and TCP, both behind the door.
+pub(super) fn transport(keypair: &Keypair, porter: Porter) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let mut streams = yamux::Config::default();
     streams.set_max_num_streams(STREAMS_MAX);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair).map_err(io::Error::other)?)
         .multiplex(streams)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let mut config = quic::Config::new(keypair);
-    config.handshake_timeout = HANDSHAKE_MAX;
-    config.max_concurrent_stream_limit = STREAMS_MAX as u32;
-    config.max_stream_data = STREAM_BYTES_MAX;
-    config.max_connection_data = CONNECTION_BYTES_MAX;
-    let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let both = quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed();
-    let transport = TransportTimeout::with_outgoing_timeout(Guarded::new(both, porter), HANDSHAKE_MAX).boxed();
-    let behaviour = Behaviour::new(keypair, members, multicast);
-    // Points stay connected whether or not they have something to say; ping finds the dead ones.
-    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::MAX);
-    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    let limits = quic::Limits {
+        streams_max: STREAMS_MAX as u32,
+        stream_bytes_max: STREAM_BYTES_MAX,
+        connection_bytes_max: CONNECTION_BYTES_MAX,
+    };
+    let quic = Quic::new(keypair, limits, porter.clone())?;
+    let both = quic.or_transport(Guarded::new(tcp, porter)).map(|either, _| either.into_inner()).boxed();
+    Ok(TransportTimeout::with_outgoing_timeout(both, HANDSHAKE_MAX).boxed())
 }
 
 impl Behaviour {

@@ -1,12 +1,12 @@
-//! The door of the mesh (`engine/door.rs`), in front of libp2p's transports.
+//! The door of the mesh (`engine/door.rs`), in front of the transports: of TCP here, of QUIC in `mesh/quic.rs`.
 //!
 //! It stands there and not among the behaviours, because a handshake's place is given back when its future ends,
-//! however it ends, and because a behaviour could not cut short what takes too long. A TCP connection has shown that its
-//! address is its own. Over QUIC libp2p accepts at once and gives no way to ask for that first, so a forged address costs us
-//! the answer to one packet (at most three times its length, RFC 9000 8.1); when there is much to do, only addresses
-//! where members were get in over QUIC, and everybody else over TCP.
+//! however it ends, because a behaviour could not cut short what takes too long, and because a behaviour is asked when
+//! much was done already. A TCP connection has shown that its address is its own; over QUIC it is asked for that when there
+//! is much to do.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -18,7 +18,7 @@ use libp2p::PeerId;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Transport;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent};
-use libp2p::multiaddr::{Multiaddr, Protocol};
+use libp2p::multiaddr::Multiaddr;
 use store::id::NodeId;
 use tokio::time::timeout;
 
@@ -33,15 +33,14 @@ const LIMITS: Limits = Limits {
     address_open_max: 512,
     total: Rate { burst: 300, per_second: 100 },
     total_work_max: 128,
-    unproven_max: 32,
-    // Nobody can be asked.
-    proofs: Rate { burst: 0, per_second: 1 },
+    unproven_max: 16,
+    proofs: Rate { burst: 1_000, per_second: 1_000 },
     stranger_time: Duration::from_secs(2),
     known_time: Duration::from_secs(8),
 };
 
 /// Turned away in one go before others have their turn.
-const TURNED_AWAY_MAX: usize = 64;
+pub(super) const TURNED_AWAY_MAX: usize = 64;
 
 type Connected = (PeerId, StreamMuxerBox);
 
@@ -60,7 +59,7 @@ impl Porter {
     }
 
     /// A member is or was at this address.
-    pub(super) fn know(&self, node: NodeId, address: std::net::IpAddr) {
+    pub(super) fn know(&self, node: NodeId, address: IpAddr) {
         self.door().know(node, address);
     }
 
@@ -74,19 +73,25 @@ impl Porter {
         self.door().knocks()
     }
 
-    fn admit(&self, from: &Multiaddr) -> Option<Place> {
-        let address = socket(from)?.ip();
-        let proof =
-            if from.iter().any(|part| matches!(part, Protocol::Udp(_))) { Proof::Unaskable } else { Proof::Given };
-        match self.door().knock(Instant::now(), address, proof) {
-            Answer::Enter(visit) => Some(Place { porter: self.clone(), visit: Some(visit) }),
-            Answer::Prove | Answer::Ignore => None,
+    /// Somebody at this address wants to begin a handshake.
+    pub(super) fn admit(&self, from: IpAddr, proof: Proof) -> Admission {
+        match self.door().knock(Instant::now(), from, proof) {
+            Answer::Enter(visit) => Admission::Enter(Place { porter: self.clone(), visit: Some(visit) }),
+            Answer::Prove => Admission::Prove,
+            Answer::Ignore => Admission::Ignore,
         }
     }
 }
 
+/// What to do with who knocks, as `engine::door::Answer` has it.
+pub(super) enum Admission {
+    Enter(Place),
+    Prove,
+    Ignore,
+}
+
 /// A handshake's place, given back when dropped.
-struct Place {
+pub(super) struct Place {
     porter: Porter,
     visit: Option<Visit>,
 }
@@ -105,7 +110,7 @@ impl Drop for Place {
     }
 }
 
-/// A transport with the door before it.
+/// TCP with the door before it.
 pub(super) struct Guarded {
     inner: Boxed<Connected>,
     porter: Porter,
@@ -141,24 +146,30 @@ impl Transport for Guarded {
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         for _ in 0..TURNED_AWAY_MAX {
             let event = ready!(Pin::new(&mut self.inner).poll(context));
-            let place = match &event {
-                TransportEvent::Incoming { send_back_addr, .. } => match self.porter.admit(send_back_addr) {
-                    Some(place) => Some(place),
-                    None => continue,
-                },
-                _ => None,
+            let event = match event {
+                TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr } => {
+                    let from = socket(&send_back_addr).map(|from| from.ip());
+                    let Some(Admission::Enter(place)) = from.map(|from| self.porter.admit(from, Proof::Given)) else {
+                        continue;
+                    };
+                    let upgrade = shake_hands(upgrade, place).boxed();
+                    TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr }
+                }
+                // There is none to map in the others.
+                other => other.map_upgrade(|upgrade| upgrade.boxed()),
             };
-            return Poll::Ready(event.map_upgrade(|upgrade| shake_hands(upgrade, place).boxed()));
+            return Poll::Ready(event);
         }
         context.waker().wake_by_ref();
         Poll::Pending
     }
 }
 
-async fn shake_hands(
+/// A handshake that takes no longer than its place allows.
+pub(super) async fn shake_hands(
     upgrade: impl Future<Output = io::Result<Connected>>,
-    place: Option<Place>,
+    place: Place,
 ) -> io::Result<Connected> {
-    let patience = place.as_ref().map_or(Duration::ZERO, Place::patience);
+    let patience = place.patience();
     timeout(patience, upgrade).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

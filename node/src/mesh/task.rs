@@ -465,8 +465,11 @@ impl Task {
         let Some(link) = self.members.get(&peer).and_then(|node| self.links.get(node)) else { return };
         let near = link.seen_at().iter().any(IpAddr::is_loopback);
         for address in reported.iter().take(ADDRESSES_MAX) {
-            if socket(address).is_some_and(|at| dialable(&at.ip(), near)) {
-                self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
+            if let Some(at) = socket(address).filter(|at| dialable(&at.ip(), near)) {
+                // A port is one for both.
+                for address in [quic(at), tcp(at)] {
+                    self.swarm.behaviour_mut().kad.add_address(&peer, address);
+                }
                 self.learn(peer, address);
             }
         }
