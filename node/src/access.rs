@@ -92,9 +92,20 @@ impl Log {
         self.drop_in(Note::Count(Access::refused(who, deed, what, reason, unix_ms())));
     }
 
+    /// Says that something was refused so many times. Never waits; it is counted.
+    pub fn refused_often(&self, who: Who, deed: Deed, what: What, reason: &str, times: u64) {
+        self.drop_in(Note::Count(Access { times, ..Access::refused(who, deed, what, reason, unix_ms()) }));
+    }
+
     /// Says that something was done that may be done often, so many times. Never waits; it is counted.
     pub fn counted(&self, who: Who, deed: Deed, what: What, times: u64) {
         self.drop_in(Note::Count(Access { times, ..Access::done(who, deed, what, unix_ms()) }));
+    }
+
+    /// Says that something was done so many times since then. Never waits; it is written within seconds, so whoever says
+    /// it gathers.
+    pub fn done_often(&self, who: Who, deed: Deed, what: What, times: u64, since_ms: u64) {
+        self.drop_in(Note::Write(Access { times, ..Access::done(who, deed, what, since_ms) }));
     }
 
     /// Says that something was done. Never waits; it is written within seconds.

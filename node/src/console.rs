@@ -115,14 +115,14 @@ impl Console {
         let desk = Desk {
             handler: parts.handler,
             accounts: parts.accounts,
-            log: parts.log,
+            log: parts.log.clone(),
             cookie: format!("diemcau-{}", at.port()),
             visits: Mutex::default(),
             lockout: Mutex::default(),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             turn: Semaphore::new(CHECKED_MAX),
         };
-        let task = tokio::spawn(serve::serve(listener, router(Arc::new(desk))));
+        let task = tokio::spawn(serve::serve(listener, router(Arc::new(desk)), parts.log));
         Ok(Self { at, task })
     }
 

@@ -1,7 +1,8 @@
 //! How a command reaches the running node: one Unix socket in the data folder, a JSON object a line each way.
 //!
 //! A socket file and not a TCP port, because the folder's permissions then say who may ask: whoever can read the keys can
-//! command the node, and nobody else on the machine can. JSON and not CBOR, because these answers are what `--json` prints
+//! command the node, and nobody else on the machine can. Should the permissions be wrong, the kernel still says which user
+//! asks: only the node's own and root are answered, and what they do stands under their number in the access log. JSON and not CBOR, because these answers are what `--json` prints
 //! and what the console's page reads; there is one shape for all three (`control/answer.rs`).
 //!
 //! The server decides nothing. It hands each request with a place for its answer to one bounded queue, which the driver
@@ -51,6 +52,8 @@ const CALLERS_MAX: usize = 16;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The longest a command waits for its answer: ending a session flushes it, a checkpoint links every file of the archive.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// May do anything on a machine, and so with the keys in the folder.
+const ROOT: u32 = 0;
 
 /// What a command or the console asks of the running node.
 ///
@@ -297,7 +300,18 @@ async fn accept(listener: UnixListener, handler: mpsc::Sender<Call>) {
     }
 }
 
+/// The machine's number for the user that this process runs as.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Who is at the other end of a socket, in the kernel's words (`SO_PEERCRED`, unix(7)).
+fn caller(uid: u32) -> Who {
+    if uid == own_uid() || uid == ROOT { Who::Owner { uid } } else { Who::User { uid } }
+}
+
 async fn attend(mut stream: UnixStream, handler: mpsc::Sender<Call>) -> io::Result<()> {
+    let who = caller(stream.peer_cred()?.uid());
     let (reading, mut writing) = stream.split();
     let mut reading = BufReader::new(reading);
     loop {
@@ -307,7 +321,8 @@ async fn attend(mut stream: UnixStream, handler: mpsc::Sender<Call>) -> io::Resu
             return Ok(());
         }
         let whole = request.last() == Some(&b'\n');
-        let answer = if whole { answer(&request, &handler).await } else { unreadable("its line has no end") };
+        let answer =
+            if whole { answer(&request, who.clone(), &handler).await } else { unreadable("its line has no end") };
         timeout(SILENCE_MAX, writing.write_all(&line(&answer))).await??;
         if !whole {
             return Ok(());
@@ -315,12 +330,12 @@ async fn attend(mut stream: UnixStream, handler: mpsc::Sender<Call>) -> io::Resu
     }
 }
 
-async fn answer(request: &[u8], handler: &mpsc::Sender<Call>) -> Response {
+async fn answer(request: &[u8], who: Who, handler: &mpsc::Sender<Call>) -> Response {
     let request = match serde_json::from_slice(request) {
         Ok(request) => request,
         Err(error) => return unreadable(&error.to_string()),
     };
-    ask(handler, Who::Owner, request).await
+    ask(handler, who, request).await
 }
 
 /// Hands a request to the driver and waits for its answer; a driver that is gone is an answer too.
@@ -368,12 +383,20 @@ mod tests {
         let (handler, mut calls) = mpsc::channel::<Call>(1);
         tokio::spawn(async move {
             while let Some((who, request, reply)) = calls.recv().await {
-                assert_eq!(who, Who::Owner, "whoever has the folder has the socket");
+                assert_eq!(who, Who::Owner { uid: own_uid() }, "whoever has the folder has the socket");
                 let reason = format!("{request:?}");
                 let _ = reply.send(Response::Not { fault: Fault::Refused, reason });
             }
         });
         handler
+    }
+
+    #[test]
+    fn the_socket_is_the_nodes_own_users_and_roots() {
+        let own = own_uid();
+        assert_eq!(caller(own), Who::Owner { uid: own });
+        assert_eq!(caller(ROOT), Who::Owner { uid: ROOT });
+        assert_eq!(caller(own + 1), Who::User { uid: own + 1 });
     }
 
     #[tokio::test]

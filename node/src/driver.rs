@@ -37,6 +37,7 @@ use crate::accounts::{self, Accounts};
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
+use crate::engine::copies::Copies;
 use crate::engine::evidence as witness;
 use crate::engine::manifest as closing;
 use crate::engine::rights::{self, Members};
@@ -197,14 +198,26 @@ struct Driver {
     /// Questions of other points that wait for our answer.
     replies: BTreeMap<Ticket, oneshot::Sender<Bytes>>,
     /// Commands that wait for theirs.
-    operators: BTreeMap<Ticket, oneshot::Sender<Response>>,
+    operators: BTreeMap<Ticket, Operator>,
     tickets: u64,
     /// The session that `Stats` speaks of, and what was shown of it when it closed.
     shown: Option<(SessionId, BTreeMap<NodeId, Shown>)>,
     /// Central's clock minus ours in microseconds, by the last exchange.
     offset: Option<(NodeId, i64)>,
     counters: BTreeMap<&'static str, u64>,
+    /// What points fetched, as far as the access log does not know of it.
+    copies: Copies,
+    /// Knocks at the mesh and at the media plane that the access log knows of.
+    knocks_told: [u64; 2],
     stopping: bool,
+}
+
+/// Somebody who wants something done about a session, and waits.
+struct Operator {
+    who: rights::Who,
+    /// As the access log names it.
+    deed: Deed,
+    reply: oneshot::Sender<Response>,
 }
 
 impl Driver {
@@ -359,6 +372,8 @@ impl Driver {
             shown: None,
             offset: None,
             counters: BTreeMap::new(),
+            copies: Copies::default(),
+            knocks_told: [0; 2],
             stopping: false,
         };
         let events = Events {
@@ -433,7 +448,10 @@ impl Driver {
 
     /// Leaves politely: groups are closed and stored, neighbours hear a goodbye. An open session stays open; central
     /// resumes it when it runs again, a delegate joins again.
-    async fn stop(self) {
+    async fn stop(mut self) {
+        // It may end without having been told to.
+        self.stopping = true;
+        self.log_numbers();
         let Driver { mut studio, media, mesh, vault, access, engine, evidence, identity, dialled, .. } = self;
         tracing::info!("this point stops");
         let current = engine.view(Instant::now()).session.map(|session| session.id);
@@ -482,6 +500,11 @@ impl Driver {
                 self.witness(witness::Input::Down { node });
                 self.close_record(closing::Input::Down { node });
             }
+            mesh::Event::Stranger { node, from } => self.turned_away(Some(node), from, Door::Mesh),
+            mesh::Event::Refused { node, reason } => {
+                let what = What::Door { door: Door::Mesh };
+                self.access.refused(Who::Point { node }, Deed::Connect, what, &reason);
+            }
             mesh::Event::Request { from, message, reply } => self.asked(from, &message, reply),
         }
     }
@@ -518,6 +541,12 @@ impl Driver {
                 }
             }
             media::Event::Visit(visit) => self.visited(visit),
+            media::Event::Stranger { who: media::Stranger::Proved(node), from } => {
+                self.turned_away(Some(node), from, Door::Media);
+            }
+            media::Event::Stranger { who: media::Stranger::Unproved, from } => {
+                self.turned_away(None, from, Door::Media);
+            }
             media::Event::Refused { node, why } => {
                 self.count("neighbours_refused");
                 self.access.refused(Who::Point { node }, Deed::Send, What::Door { door: Door::Media }, &why);
@@ -548,8 +577,9 @@ impl Driver {
         }
     }
 
-    /// Once a second: the room's source, and what `Stats` would say.
+    /// Once a second: the room's source, what `Stats` would say, and what the access log is told in numbers.
     fn look(&mut self) {
+        self.log_numbers();
         let failed = tokio::task::block_in_place(|| self.studio.look(Instant::now()));
         if let Some(failed) = failed {
             tokio::task::spawn_blocking(move || failed.finish());

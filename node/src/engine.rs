@@ -1,6 +1,7 @@
 //! The brain: pure parts with three verbs, `handle`, `poll` and `deadline`.
 
 pub mod clock;
+pub mod copies;
 pub mod door;
 pub mod evidence;
 pub mod fanout;

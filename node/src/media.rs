@@ -21,7 +21,7 @@ pub mod visit;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -114,12 +114,23 @@ pub enum Event {
     Shed { node: NodeId, session: SessionId, track: TrackId, seq: u64 },
     /// Bits per second that pictures may use towards a neighbour.
     Budget { node: NodeId, bits: u64 },
+    /// Somebody at the door was turned away.
+    Stranger { who: Stranger, from: IpAddr },
     /// A neighbour did what it may not; its connection was closed.
     Refused { node: NodeId, why: String },
     /// A neighbour wanted what it has no right to, and got nothing.
     Denied { node: NodeId, deed: access::Deed, session: SessionId, denied: Denied },
     /// Somebody, of the roster or not, wants to join.
     Visit(visit::Visit),
+}
+
+/// Who was turned away at the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stranger {
+    /// Whoever has this key, which is no point's.
+    Proved(NodeId),
+    /// Whoever showed a certificate that proves nothing.
+    Unproved,
 }
 
 /// Why the media plane could not start.
@@ -182,6 +193,8 @@ struct State {
     copies: BTreeMap<NodeId, Vec<Connection>>,
     dials: BTreeMap<NodeId, (Vec<SocketAddr>, AbortHandle)>,
     lanes: LaneId,
+    /// Groups that a neighbour fetched, since somebody asked. Only of open sessions and points, so bounded by both.
+    taken: BTreeMap<(NodeId, SessionId), u64>,
 }
 
 #[derive(Debug)]
@@ -364,6 +377,11 @@ impl Media {
         self.shared.line(lane).await
     }
 
+    /// Who fetched how many groups of which session since this was asked last.
+    pub fn taken(&self) -> BTreeMap<(NodeId, SessionId), u64> {
+        std::mem::take(&mut self.shared.state().taken)
+    }
+
     /// The neighbours connected now.
     pub fn connected(&self) -> Vec<NodeId> {
         self.shared.state().peers.keys().copied().collect()
@@ -380,6 +398,7 @@ impl State {
             copies: BTreeMap::new(),
             dials: BTreeMap::new(),
             lanes: 0,
+            taken: BTreeMap::new(),
         }
     }
 
@@ -410,6 +429,11 @@ impl Shared {
     async fn tell_hub(&self, command: Command) {
         // The hub ends only with everything else.
         let _ = self.hub.send(command).await;
+    }
+
+    /// Tells of somebody turned away, if the driver has room: strangers do not make anybody wait. All are counted at the door.
+    fn tell_stranger(&self, who: Stranger, from: IpAddr) {
+        let _ = self.events.try_send(Event::Stranger { who, from });
     }
 
     async fn tell_driver(&self, event: Event) {

@@ -38,7 +38,8 @@ pub use peer::{NotAKey, keypair, node_id, peer_id};
 
 /// Longest message in bytes, either way.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
-/// Events waiting for the driver. Beyond, requests of others are refused; comings and goings are kept (two a point).
+/// Events waiting for the driver. Beyond, requests of others are refused and strangers only counted; comings and goings
+/// are kept (two a point).
 const EVENTS_MAX: usize = 256;
 /// Questions waiting for the task. Beyond, [`Mesh::ask`] waits.
 const COMMANDS_MAX: usize = 256;
@@ -79,6 +80,20 @@ pub enum Event {
     Down {
         /// Who.
         node: NodeId,
+    },
+    /// Somebody proved a key that is no point's, and was sent away.
+    Stranger {
+        /// Whose key.
+        node: NodeId,
+        /// From where.
+        from: IpAddr,
+    },
+    /// A point cannot be talked to, and was sent away.
+    Refused {
+        /// Who.
+        node: NodeId,
+        /// Why, in a sentence.
+        reason: String,
     },
     /// A point that is up asks something.
     Request {

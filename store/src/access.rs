@@ -65,7 +65,7 @@ pub enum Error {
 pub enum Who {
     /// This node itself, to do its work.
     Node {},
-    /// Somebody at this machine who may use the data folder: a command.
+    /// Somebody at this machine of whom no more is known.
     Local {},
     /// An account of the room's page.
     Account {
@@ -85,6 +85,11 @@ pub enum Who {
     },
     /// More of them than could be told apart.
     Many {},
+    /// A user of this machine: a command, on the data folder or over its socket.
+    User {
+        /// The system's number for it.
+        uid: u32,
+    },
 }
 
 /// What was done or tried.
@@ -117,11 +122,13 @@ pub enum Deed {
     Invite,
     /// Locked or unlocked the node's key.
     Key,
+    /// Removed a point from a session.
+    Remove,
 }
 
 impl Deed {
     /// Every deed.
-    pub const ALL: [Deed; 13] = [
+    pub const ALL: [Deed; 14] = [
         Deed::Open,
         Deed::Export,
         Deed::Copy,
@@ -135,6 +142,7 @@ impl Deed {
         Deed::Account,
         Deed::Invite,
         Deed::Key,
+        Deed::Remove,
     ];
 
     /// Its name, as it is stored.
@@ -153,6 +161,7 @@ impl Deed {
             Deed::Account => "account",
             Deed::Invite => "invite",
             Deed::Key => "key",
+            Deed::Remove => "remove",
         }
     }
 }
@@ -430,7 +439,28 @@ mod tests {
             let entry = log()[n as usize].content().clone();
             assert_eq!(chain.read(n, hex::decode(line).unwrap().into()), (Some(entry), None));
         }
-        assert_eq!(chain.len(), Deed::ALL.len() as u64);
+        assert_eq!(chain.len(), VERSION_1.lines().count() as u64);
+    }
+
+    /// What came to be written later; read for ever too.
+    const LATER: &str = include_str!("../tests/vectors/access-later-v1.hex");
+
+    #[test]
+    fn what_came_later_is_read_for_ever() {
+        let session = SessionId::from_parts(1_700_000_000_000, [9; 10]);
+        let accesses = [
+            Access::done(Who::User { uid: 1000 }, Deed::Session, What::Session { session }, 1_700_000_000_000),
+            Access::done(Who::User { uid: u32::MAX }, Deed::Remove, What::Session { session }, 1_700_000_000_001),
+        ];
+        let mut chain = Chain::new(key().id());
+        let written = (1_700_000_000_000..).zip(accesses).map(|(ms, access)| chain.append(&key(), ms, access));
+        let written: Vec<_> = written.map(|entry| hex::encode(entry.bytes())).collect();
+        assert_eq!(LATER.lines().collect::<Vec<_>>(), written);
+        let mut chain = Chain::new(key().id());
+        for (n, line) in (0..).zip(LATER.lines()) {
+            let (entry, fault) = chain.read(n, hex::decode(line).unwrap().into());
+            assert!(entry.is_some() && fault.is_none(), "{fault:?}");
+        }
     }
 
     #[test]

@@ -92,8 +92,9 @@ fn an_account_is_made_used_changed_and_removed() {
         });
         found.count()
     };
-    assert_eq!(did("local", None, "account", Some("lan"), true), 3, "{told:#?}");
-    assert_eq!(did("local", None, "account", Some("hoa"), true), 2);
+    let uid = node::control::own_uid().to_string();
+    assert_eq!(did("local", Some(&uid), "account", Some("lan"), true), 3, "{told:#?}");
+    assert_eq!(did("local", Some(&uid), "account", Some("hoa"), true), 2);
     assert_eq!(did("account", Some("lan"), "account", Some("lan"), true), 1);
     assert_eq!(did("account", Some("lan"), "login", Some("page"), true), 1);
     assert!(did("address", Some("127.0.0.1"), "login", Some("lan"), false) >= 1);

@@ -131,7 +131,8 @@ fn stopped(data: &Data, order: &Order) -> Result<Done> {
     let accounts = Accounts::load(&folder)?;
     let done = accounts.carry_out(order, |name| {
         let what = To::Account { name: name.to_owned() };
-        access::write_down(&folder, &identity, Access::done(Who::Local {}, Deed::Account, what, output::now_ms()))
+        let who = Who::User { uid: control::own_uid() };
+        access::write_down(&folder, &identity, Access::done(who, Deed::Account, what, output::now_ms()))
     });
     Ok(done?)
 }

@@ -195,11 +195,12 @@ fn write_down(reading: Reading, id: SessionId, identity: &Identity, folder: &Pat
     // What is open for reading does not see what happens to the files meanwhile, so it is opened again afterwards.
     drop(reading);
     let members = Members::of(identity.id(), &roster::load(folder, &identity.id())?);
-    let denied = may(&members, &rights::Who::Owner, rights::Deed::Read).err();
+    let uid = control::own_uid();
+    let denied = may(&members, &rights::Who::Owner { uid }, rights::Deed::Read).err();
     let (what, now) = (To::Session { session: id }, output::now_ms());
     let entry = match denied {
-        None => Access::done(Who::Local {}, Deed::Export, what, now),
-        Some(denied) => Access::refused(Who::Local {}, Deed::Export, what, &denied.to_string(), now),
+        None => Access::done(Who::User { uid }, Deed::Export, what, now),
+        Some(denied) => Access::refused(Who::User { uid }, Deed::Export, what, &denied.to_string(), now),
     };
     access::write_down(folder, identity, entry).map_err(|reason| {
         let rule = "the export must stand in the access log before it is made, and cannot be written there";

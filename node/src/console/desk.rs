@@ -80,7 +80,7 @@ pub(super) async fn log(
         Answer::Not { reason, .. } => desk.log.refused(visitor.who(), Deed::Open, What::Log {}, reason),
         _ => desk.log.counted(visitor.who(), Deed::Open, What::Log {}, 1),
     }
-    said(answer)
+    said(answer).map_err(Refusal::quiet)
 }
 
 impl Desk {
@@ -100,7 +100,7 @@ impl Desk {
             Answer::Not { reason, .. } => self.log.refused(visitor.who(), Deed::Session, What::Nothing {}, reason),
             _ => {}
         }
-        said(answer)
+        said(answer).map_err(Refusal::quiet)
     }
 }
 

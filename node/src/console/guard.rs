@@ -38,11 +38,25 @@ pub(super) struct Refusal {
     pub(super) reason: String,
     /// Whole seconds after which it may be tried again.
     pub(super) after: Option<u64>,
+    /// Whether the access log has it already, or need not.
+    pub(super) quiet: bool,
+}
+
+/// What a refusal leaves with its answer for the access log.
+#[derive(Debug, Clone)]
+struct Note {
+    reason: String,
+    quiet: bool,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Self {
-        Refusal { status, error, reason: reason.into(), after: None }
+        Refusal { status, error, reason: reason.into(), after: None, quiet: false }
+    }
+
+    /// The same, of which nothing is to be written into the access log: it knows already, or an honest page asks this.
+    pub(super) fn quiet(self) -> Self {
+        Refusal { quiet: true, ..self }
     }
 }
 
@@ -53,6 +67,7 @@ impl IntoResponse for Refusal {
         if let Some(seconds) = self.after {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
+        response.extensions_mut().insert(Note { reason: self.reason, quiet: self.quiet });
         response
     }
 }
@@ -68,7 +83,13 @@ pub(super) async fn guard(
         desk.log.refused(who, Deed::Ask, What::Door { door: Door::Page }, reason);
         return Refusal::new(StatusCode::FORBIDDEN, "origin", reason).into_response();
     }
+    let token = desk.token(request.headers());
     let mut response = next.run(request).await;
+    if let Some(Note { reason, quiet: false }) = response.extensions_mut().remove() {
+        let account = token.and_then(|token| desk.account_of(&token));
+        let who = account.map_or(Who::Address { ip: from.ip() }, |account| Who::Account { name: account.name });
+        desk.log.refused(who, Deed::Ask, What::Door { door: Door::Page }, &reason);
+    }
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

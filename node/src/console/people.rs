@@ -81,7 +81,8 @@ pub(super) async fn logout(State(desk): State<Arc<Desk>>, headers: HeaderMap) ->
 }
 
 pub(super) async fn me(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Result<Response, Refusal> {
-    Ok(Json(desk.visitor_at_all(&headers)?.account).into_response())
+    // Every page asks this when it is opened.
+    Ok(Json(desk.visitor_at_all(&headers).map_err(Refusal::quiet)?.account).into_response())
 }
 
 pub(super) async fn password(
@@ -118,17 +119,22 @@ impl Desk {
     fn visitor_at_all(&self, headers: &HeaderMap) -> Result<Visitor, Refusal> {
         let now = Instant::now();
         let found = self.token(headers).and_then(|token| {
-            let mut visits = self.visits();
-            let (name, stamp) = visits.account(now, &token)?;
-            let account = self.accounts.get(name).filter(|account| account.stamp == stamp)?;
-            visits.handle(now, visits::Input::Seen { token });
+            let account = self.account_of(&token)?;
+            self.visits().handle(now, visits::Input::Seen { token });
             Some(Visitor { account, token })
         });
         found.ok_or_else(|| Refusal::new(StatusCode::UNAUTHORIZED, "login", "log in first"))
     }
 
+    /// The account that is logged in with a cookie, as it is now.
+    pub(super) fn account_of(&self, token: &Token) -> Option<Account> {
+        let visits = self.visits();
+        let (name, stamp) = visits.account(Instant::now(), token)?;
+        self.accounts.get(name).filter(|account| account.stamp == stamp)
+    }
+
     /// The hash of the cookie that came with a request.
-    fn token(&self, headers: &HeaderMap) -> Option<Token> {
+    pub(super) fn token(&self, headers: &HeaderMap) -> Option<Token> {
         let pairs =
             headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
         let mut values = pairs.filter_map(|pair| pair.trim().strip_prefix(&self.cookie)?.strip_prefix('='));
@@ -183,7 +189,7 @@ impl Desk {
         };
         if !wait.is_zero() {
             self.wrong(&name, from, "too many wrong passwords before");
-            return Err(later(wait));
+            return Err(later(wait).quiet());
         }
         let (accounts, named) = (Arc::clone(&self.accounts), name.clone());
         let done = tokio::task::spawn_blocking(move || work(&accounts, &named)).await;
@@ -195,9 +201,11 @@ impl Desk {
         }
         done.map_err(|error| match error {
             accounts::Error::Wrong => {
-                Refusal::new(StatusCode::UNAUTHORIZED, "wrong", "the name or the password is wrong")
+                Refusal::new(StatusCode::UNAUTHORIZED, "wrong", "the name or the password is wrong").quiet()
             }
-            accounts::Error::Weak(weak) => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "weak", weak.to_string()),
+            accounts::Error::Weak(weak) => {
+                Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "weak", weak.to_string()).quiet()
+            }
             error => {
                 tracing::error!(error = &error as &dyn std::error::Error, "an account could not be changed");
                 failed("the account could not be changed: the node's log says why")

@@ -2,15 +2,19 @@
 //!
 //! axum's own loop takes any number of connections and waits for each as long as it likes. Here there are so many places; a
 //! request's head and body come within a time or not at all, and no connection lives for ever, so one that reads its
-//! answer a byte a second gives its place back too.
+//! answer a byte a second gives its place back too. What is refused here never comes to the guard, so it is written into the
+//! access log here.
 
-use std::net::SocketAddr;
-use std::pin::pin;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -18,9 +22,13 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use store::access::{Deed, Door, What, Who};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+
+use crate::access::Log;
 
 /// Connections served at once; one more waits. A browser opens six to one host.
 const PLACES: usize = 64;
@@ -37,17 +45,19 @@ const LIFE: Duration = Duration::from_secs(120);
 /// And after that one whatever it does. The longest request waits for the end of a session.
 const FAREWELL: Duration = Duration::from_secs(150);
 
+const LATE: &str = "the request did not come in time";
+
 /// Serves until dropped.
-pub(super) async fn serve(listener: TcpListener, pages: Router) {
-    let pages = pages.layer(middleware::from_fn(whole));
+pub(super) async fn serve(listener: TcpListener, pages: Router, log: Log) {
+    let pages = pages.layer(middleware::from_fn_with_state(log.clone(), whole));
     let places = Arc::new(Semaphore::new(PLACES));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
-                let pages = pages.clone();
+                let (pages, log) = (pages.clone(), log.clone());
                 tokio::spawn(async move {
-                    attend(stream, from, pages).await;
+                    attend(stream, from, pages, &log).await;
                     drop(place);
                 });
             }
@@ -60,8 +70,11 @@ pub(super) async fn serve(listener: TcpListener, pages: Router) {
     }
 }
 
-async fn attend(stream: TcpStream, from: SocketAddr, pages: Router) {
-    let service = TowerToHyperService::new(pages.layer(Extension(ConnectInfo(from))));
+async fn attend(stream: TcpStream, from: SocketAddr, pages: Router, log: &Log) {
+    let begun = Begun::default();
+    let pages = pages.layer(Extension(ConnectInfo(from))).layer(Extension(begun.clone()));
+    let service = TowerToHyperService::new(pages);
+    let stream = Heard { stream, begun: begun.clone() };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -74,17 +87,72 @@ async fn attend(stream: TcpStream, from: SocketAddr, pages: Router) {
     };
     if let Err(error) = ended {
         tracing::debug!(%from, %error, "a connection to the room's page");
+        if error.is_parse() {
+            refused(log, from.ip(), "what came is no request, or one that is too long");
+        } else if error.is_timeout() && begun.0.load(Ordering::Relaxed) {
+            refused(log, from.ip(), LATE);
+        }
+    }
+}
+
+fn refused(log: &Log, from: IpAddr, reason: &str) {
+    log.refused(Who::Address { ip: from }, Deed::Ask, What::Door { door: Door::Page }, reason);
+}
+
+/// Whether a request has begun on a connection and is not there yet. Browsers hold connections on which nothing has.
+#[derive(Clone, Debug, Default)]
+struct Begun(Arc<AtomicBool>);
+
+/// A stream that notes when something comes.
+struct Heard {
+    stream: TcpStream,
+    begun: Begun,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        if into.filled().len() > before {
+            self.begun.0.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
 /// Hands on a request that is there whole, or says why not.
-async fn whole(request: Request, next: Next) -> Response {
+async fn whole(
+    State(log): State<Log>,
+    Extension(begun): Extension<Begun>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (head, body) = request.into_parts();
-    match timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await {
-        Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
-        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "the request is too long or broke off\n").into_response(),
-        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request did not come in time\n").into_response(),
-    }
+    let (status, reason) = match timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(body)) => {
+            begun.0.store(false, Ordering::Relaxed);
+            return next.run(Request::from_parts(head, Body::from(body))).await;
+        }
+        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "the request is too long or broke off"),
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, LATE),
+    };
+    refused(&log, from.ip(), reason);
+    (status, format!("{reason}\n")).into_response()
 }
 
 #[cfg(test)]
@@ -102,7 +170,7 @@ mod tests {
         let pages = Router::new()
             .route("/", get(async |ConnectInfo(from): ConnectInfo<SocketAddr>| from.ip().to_string()))
             .route("/said", post(async |body: String| body));
-        tokio::spawn(serve(listener, pages));
+        tokio::spawn(serve(listener, pages, Log::nowhere()));
         at
     }
 

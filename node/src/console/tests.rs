@@ -1,5 +1,7 @@
 //! The page as browsers and others meet it: real requests over TCP to a node that is not there.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use store::access::{Access, Chain, Deed, Door, Entry, Outcome, What, Who};
 use store::archive::Archive;
 use store::db::memory::Memory;
@@ -209,6 +211,24 @@ const ENTRANCES: [(&str, &str, &str); 6] = [
     ("GET", "/api/me", ""),
 ];
 
+/// What is open to whoever is at the machine: the screen, and the way in and out.
+const OPEN: [(&str, &str); 5] =
+    [("GET", "/"), ("GET", "/api/status"), ("GET", "/api/stats"), ("POST", "/api/login"), ("POST", "/api/logout")];
+
+#[test]
+fn every_route_is_open_on_purpose_or_needs_an_account() {
+    let source = include_str!("../console.rs");
+    let routes = source.split(".route(\"").skip(1).map(|rest| {
+        let (path, handler) = rest.split_once("\", ").expect("a path and what is done there");
+        let method = handler.split('(').next().expect("a method");
+        (method.to_uppercase(), path.to_owned())
+    });
+    let closed = ENTRANCES.iter().map(|(method, path, _)| (*method, *path));
+    let known = OPEN.into_iter().chain(closed).map(|(method, path)| (method.to_owned(), path.to_owned()));
+    let (routes, known): (BTreeSet<_>, BTreeSet<_>) = (routes.collect(), known.collect());
+    assert_eq!(routes, known, "a route without a row");
+}
+
 #[tokio::test]
 async fn without_an_account_every_entrance_but_the_screen_is_closed() {
     let room = Room::new().await;
@@ -405,4 +425,61 @@ async fn cookies_of_two_nodes_on_one_machine_do_not_mix() {
         assert_eq!(room.get("/api/me", &[("Cookie", &both)]).await.json()["name"], name);
     }
     assert_eq!(two.get("/api/me", &[("Cookie", &cookies[0])]).await.status, 401);
+}
+
+#[tokio::test]
+async fn whatever_is_refused_is_in_the_access_log_with_as_much_as_is_known_of_who_it_was() {
+    let room = Room::new().await;
+    let removed = room.enter("hoa", Role::Admin).await;
+    room.accounts.remove("hoa").unwrap();
+    let secretary = room.enter("lan", Role::Secretary).await;
+    let first = room.accounts.add("moi", Role::Admin).unwrap();
+    let unchanged = room.login("moi", &first).await.cookie();
+    let start = r#"{"title":"Định kỳ"}"#;
+    let host = room.console.at.to_string();
+    let json = ("Content-Type", "application/json");
+
+    room.post("/api/session/start", "", start).await;
+    room.post("/api/session/start", &removed, start).await;
+    room.post("/api/session/start", &secretary, start).await;
+    room.get("/api/log/access", &[("Cookie", &secretary)]).await;
+    room.get("/api/log/access", &[("Cookie", &unchanged)]).await;
+    room.post("/api/session/end", &secretary, "{").await;
+    room.ask("POST", "/api/session/end", &host, &[("Origin", "http://evil.example"), json], "{}").await;
+    room.ask("POST", "/api/session/end", &host, &[json], "{}").await;
+    room.ask("GET", "/api/status", "evil.example", &[], "").await;
+    room.login("lan", "wrong password").await;
+    let long = "x".repeat(serve::BODY_BYTES_MAX + 1);
+    room.post("/api/login", "", &long).await;
+    let mut rubbish = TcpStream::connect(room.console.at).await.unwrap();
+    rubbish.write_all(b"\x16\x03\x01 no request\r\n\r\n").await.unwrap();
+    let _ = rubbish.read_to_end(&mut Vec::new()).await;
+
+    let entries = room.logged();
+    let refused = |access: &Access| match &access.outcome {
+        Outcome::Refused { reason } => Some((access.who.clone(), access.deed, reason.clone(), access.times)),
+        Outcome::Done {} => None,
+    };
+    let mut told = BTreeMap::new();
+    for (who, deed, reason, times) in entries.iter().filter_map(|entry| refused(&entry.access)) {
+        *told.entry((who, deed, reason)).or_default() += times;
+    }
+    let here = || Who::Address { ip: "127.0.0.1".parse().unwrap() };
+    let account = |name: &str| Who::Account { name: name.into() };
+    let role =
+        "the role \"secretary\" does not allow that: log in as somebody else, or ask an administrator of this point";
+    let expected = [
+        (here(), Deed::Ask, "log in first", 2),
+        (account("lan"), Deed::Session, role, 1),
+        (account("lan"), Deed::Open, role, 1),
+        (account("moi"), Deed::Ask, "this password was set by somebody else: choose your own first", 1),
+        (account("lan"), Deed::Ask, "the request is not the JSON that belongs here", 1),
+        (here(), Deed::Ask, "this was not asked by the page itself", 2),
+        (here(), Deed::Ask, "this page is for a browser on the same machine", 1),
+        (here(), Deed::Login, "wrong name or password", 1),
+        (here(), Deed::Ask, "the request is too long or broke off", 1),
+        (here(), Deed::Ask, "what came is no request, or one that is too long", 1),
+    ];
+    let expected = expected.map(|(who, deed, reason, times)| ((who, deed, reason.to_owned()), times));
+    assert_eq!(told, expected.into());
 }

@@ -19,7 +19,8 @@ const BROKEN_MAX: usize = 20;
 pub struct AccessFilter {
     /// Those from this moment on, by the node's clock, unix milliseconds.
     pub from_ms: Option<u64>,
-    /// Those of this name, account, address, node id or beginning of one, or kind: `local`, `node`, `many`.
+    /// Those of this name, account, address, number of a user of the machine, node id or beginning of one, or kind:
+    /// `local`, `node`, `many`.
     pub who: Option<String>,
     /// Those that were refused.
     #[serde(default)]
@@ -33,9 +34,9 @@ pub struct AccessLine {
     pub n: u64,
     /// The node's wall clock then.
     pub at: u64,
-    /// Who did it, as a kind: `node` (this one itself), `local`, `account`, `point`, `address`, `many`.
+    /// Who did it, as a kind: `node` (this one itself), `local` (at this machine), `account`, `point`, `address`, `many`.
     pub by: String,
-    /// The account, node id or address.
+    /// The account, node id, address, or number of the machine's user.
     pub who: Option<String>,
     /// The point's name in the roster of today, if it is in it.
     pub name: Option<String>,
@@ -109,6 +110,7 @@ fn line(entry: Entry, name: impl Fn(&NodeId) -> Option<String>) -> AccessLine {
     let (by, who) = match who {
         Who::Node {} => ("node", None),
         Who::Local {} => ("local", None),
+        Who::User { uid } => ("local", Some(uid.to_string())),
         Who::Account { name } => ("account", Some(name)),
         Who::Point { node } => ("point", Some(node.to_string())),
         Who::Address { ip } => ("address", Some(ip.to_string())),
@@ -179,7 +181,7 @@ mod tests {
         let stranger = Who::Address { ip: "192.0.2.7".parse().unwrap() };
         let knock = Access::refused(stranger, Deed::Connect, What::Door { door: Door::Mesh }, "not a point", 10);
         let accesses = [
-            Access::done(Who::Local {}, Deed::Export, What::Session { session }, 10),
+            Access::done(Who::User { uid: 1000 }, Deed::Export, What::Session { session }, 10),
             Access { times: 40, ..knock },
             Access::done(Who::Point { node: TÂN_PHÚ }, Deed::Copy, What::Session { session }, 10),
             Access::done(Who::Account { name: "lan".into() }, Deed::Account, What::Account { name: "hoa".into() }, 10),
@@ -217,6 +219,7 @@ mod tests {
         assert_eq!(numbers(&AccessFilter::default()), [0, 1, 2, 3]);
         for (text, found) in [
             ("local", &[0][..]),
+            ("1000", &[0]),
             ("192.0.2.7", &[1]),
             ("ubnd XÃ tân phú", &[2]),
             ("ABab", &[2]),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use codec::capture::{self, Kind};
-use store::access::{Deed, What, Who};
+use store::access::{Deed, What};
 use store::archive::Archive;
 use store::id::{NodeId, SessionId};
 use store::inventory::Have;
@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::deeds::sentence;
-use super::{Driver, unix_ms};
+use super::gate::logged;
+use super::{Driver, Operator, unix_ms};
 use crate::control::{self, Clock, Counters, Disk, Fault, Latency, PointStatus, Request, Response, Stats, Status};
 use crate::engine::rights;
 use crate::engine::session::{Fresh, Input, Seat};
@@ -33,7 +34,7 @@ impl Driver {
             Request::Status => return Some((Response::Status(Box::new(self.status())), reply)),
             Request::Stats => return Some((Response::Stats(Box::new(self.stats())), reply)),
             Request::SessionStart { title, points } => match self.named(&points) {
-                Ok(points) => self.start_session(title, points, reply),
+                Ok(points) => self.start_session(title, points, Operator { who, deed: Deed::Session, reply }),
                 Err(response) => return Some((response, reply)),
             },
             Request::SessionEnd { session } => {
@@ -42,7 +43,7 @@ impl Driver {
                     Err(response) => return Some((response, reply)),
                 };
                 let ticket = self.ticket();
-                self.operators.insert(ticket, reply);
+                self.operators.insert(ticket, Operator { who, deed: Deed::Session, reply });
                 self.tell(Input::End { ticket, session, unix_ms: unix_ms() });
             }
             Request::SessionRemove { point, session } => {
@@ -53,7 +54,7 @@ impl Driver {
                     Err(response) => return Some((response, reply)),
                 };
                 let ticket = self.ticket();
-                self.operators.insert(ticket, reply);
+                self.operators.insert(ticket, Operator { who, deed: Deed::Remove, reply });
                 // One name is one point.
                 nodes.into_iter().for_each(|node| self.tell(Input::Remove { ticket, session, node }));
             }
@@ -76,7 +77,7 @@ impl Driver {
                 let log = (!to.starts_with(&self.config.data)).then(|| self.access.clone());
                 self.read_archive(reply, move |archive| {
                     if let Some(log) = log
-                        && let Err(error) = log.sure(Who::Local {}, Deed::Copy, What::Archive {})
+                        && let Err(error) = log.sure(logged(&who), Deed::Copy, What::Archive {})
                     {
                         return not(Fault::Refused, sentence(&error));
                     }
@@ -90,7 +91,7 @@ impl Driver {
                 Ok(session) => {
                     let log = self.access.clone();
                     self.read_archive(reply, move |_| {
-                        match log.sure(Who::Local {}, Deed::Export, What::Session { session }) {
+                        match log.sure(logged(&who), Deed::Export, What::Session { session }) {
                             Ok(()) => Response::Done,
                             Err(error) => not(Fault::Refused, sentence(&error)),
                         }
@@ -106,7 +107,7 @@ impl Driver {
                 self.read_archive(reply, move |_| {
                     let done = accounts.carry_out(&order, |name| {
                         let what = What::Account { name: name.to_owned() };
-                        log.sure(Who::Local {}, Deed::Account, what).map_err(|error| sentence(&error))
+                        log.sure(logged(&who), Deed::Account, what).map_err(|error| sentence(&error))
                     });
                     match done {
                         Ok(done) => Response::Account(Box::new(done)),
@@ -124,9 +125,9 @@ impl Driver {
                     }
                 });
             }
-            Request::RosterSet { from } => return Some((self.set_roster(&from), reply)),
-            Request::InviteTake { id } => return Some((self.take_invite(&id), reply)),
-            Request::InviteCancel { id } => return Some((self.cancel_invite(&id), reply)),
+            Request::RosterSet { from } => return Some((self.set_roster(&who, &from), reply)),
+            Request::InviteTake { id } => return Some((self.take_invite(&who, &id), reply)),
+            Request::InviteCancel { id } => return Some((self.cancel_invite(&who, &id), reply)),
             Request::Stop => {
                 self.stopping = true;
                 return Some((Response::Done, reply));
@@ -136,7 +137,7 @@ impl Driver {
     }
 
     /// Takes what a file says of the mesh, if it is news.
-    fn set_roster(&mut self, from: &Path) -> Response {
+    fn set_roster(&mut self, who: &rights::Who, from: &Path) -> Response {
         let mut after = self.roster.clone();
         let merged =
             roster::read(from).and_then(|theirs| after.merge(&theirs).map_err(|source| roster::wrong(from, source)));
@@ -146,11 +147,11 @@ impl Driver {
             Err(error) => {
                 let reason = sentence(&error);
                 let what = What::Roster { number: self.roster.number() };
-                self.access.refused(Who::Local {}, Deed::Roster, what, &reason);
+                self.access.refused(logged(who), Deed::Roster, what, &reason);
                 return not(Fault::Refused, reason);
             }
         }
-        match self.belong(after, Who::Local {}) {
+        match self.belong(after, logged(who)) {
             Ok(()) => Response::Done,
             Err(error) => not(Fault::Failed, sentence(&error)),
         }
@@ -181,14 +182,14 @@ impl Driver {
         names.iter().map(find).collect()
     }
 
-    fn start_session(&mut self, title: String, points: Vec<NodeId>, reply: Reply) {
+    fn start_session(&mut self, title: String, points: Vec<NodeId>, operator: Operator) {
         let now = unix_ms();
         let (id, me) = (SessionId::generate(now), self.me);
         let (commitment, wraps) = self.new_key(id, 0, points.iter().chain([&me]));
         let recovery = Some(recovery_recipient(&self.roster.recovery()));
         let fresh = Fresh { id, commitment, wraps, recovery, unix_ms: now };
         let ticket = self.ticket();
-        self.operators.insert(ticket, reply);
+        self.operators.insert(ticket, operator);
         self.tell(Input::Start { ticket, title, points, fresh });
         // A session that is refused needs no key.
         if self.engine.view(Instant::now()).session.is_none_or(|session| session.id != id) {

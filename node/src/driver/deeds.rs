@@ -13,9 +13,11 @@ use store::session::{Head, State};
 use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 
+use super::gate::logged;
 use super::recall;
-use super::{Driver, unix_ms};
+use super::{Driver, Operator, unix_ms};
 use crate::control::{Fault, Response};
+use crate::engine::rights;
 use crate::engine::session::{Input, Output, Own, Refusal, Ticket, Wraps};
 use crate::media::{self, FetchError, Fetched};
 use crate::studio;
@@ -260,10 +262,20 @@ impl Driver {
     }
 
     fn told(&mut self, ticket: Ticket, outcome: Result<SessionId, Refusal>) {
-        let Some(reply) = self.operators.remove(&ticket) else { return };
+        let Some(Operator { who, deed, reply }) = self.operators.remove(&ticket) else { return };
+        // What became of an account's wish the page writes down itself.
+        let who = (!matches!(who, rights::Who::Account { .. })).then(|| logged(&who));
         match outcome {
-            Ok(session) => self.answer_session(session, reply),
+            Ok(session) => {
+                if let Some(who) = who {
+                    self.access.done(who, deed, What::Session { session });
+                }
+                self.answer_session(session, reply);
+            }
             Err(refusal) => {
+                if let Some(who) = who {
+                    self.access.refused(who, deed, What::Nothing {}, &refusal.to_string());
+                }
                 let fault = match refusal {
                     Refusal::NotRunning | Refusal::Other(_) | Refusal::Unknown(_) | Refusal::NotThere(_) => {
                         Fault::Missing

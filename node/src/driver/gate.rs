@@ -3,31 +3,39 @@
 //! Who is refused is told why in a sentence, and it is counted and stands in the access log. Speaking in another's name
 //! is worse than asking for too much, and counted apart.
 
+use std::net::IpAddr;
+use std::time::Instant;
+
 use bytes::Bytes;
 use store::access;
 use store::id::NodeId;
 use tokio::sync::oneshot;
 
-use super::{Driver, REPLIES_MAX};
+use super::{Driver, REPLIES_MAX, unix_ms};
 use crate::control::Request;
-use crate::engine::rights::{Deed, Denied, Who, may};
+use crate::engine::copies::Taken;
+use crate::engine::rights::{Deed, Denied, Part, Who, may};
 use crate::engine::session::Input;
 use crate::wire::control::Message;
 use crate::wire::evidence::KIND as EVIDENCE;
 use crate::wire::roster::KIND as ROSTER;
 
+/// Why knocks are not answered. Their addresses may be anybody's, so they are not written down.
+const PASSED_OVER: &str = "too many knocks at once";
+
 impl Driver {
     /// Somebody was refused something.
     pub(super) fn denied(&mut self, who: &Who, deed: access::Deed, what: access::What, denied: Denied) {
-        let (name, logged) = match who {
-            Who::Node(node) => (self.name(*node), access::Who::Point { node: *node }),
-            Who::Owner => ("a command on this machine".to_owned(), access::Who::Local {}),
-            Who::Account { name, .. } => (name.clone(), access::Who::Account { name: name.clone() }),
-            Who::Browser => ("a browser on this machine".to_owned(), access::Who::Local {}),
+        let name = match who {
+            Who::Node(node) => self.name(*node),
+            Who::Owner { .. } => "a command on this machine".to_owned(),
+            Who::User { uid } => format!("user {uid} of this machine"),
+            Who::Account { name, .. } => name.clone(),
+            Who::Browser => "a browser on this machine".to_owned(),
         };
         // What became of an account's wish the page writes down itself, done or refused.
         if !matches!(who, Who::Account { .. }) {
-            self.access.refused(logged, deed, what, &denied.to_string());
+            self.access.refused(logged(who), deed, what, &denied.to_string());
         }
         if denied.is_forgery() {
             self.count("forgeries_refused");
@@ -35,6 +43,43 @@ impl Driver {
         } else {
             self.count("deeds_refused");
             tracing::warn!(who = name, %denied, "refused");
+        }
+    }
+
+    /// Somebody at a door was sent away. Who was a point once is named; a stranger's key says nothing, as anybody can make
+    /// himself a new one, but his address may.
+    pub(super) fn turned_away(&mut self, node: Option<NodeId>, from: IpAddr, door: access::Door) {
+        let allowed = node.map(|node| may(&self.members, &Who::Node(node), Deed::Connect));
+        let (who, reason) = match (node, allowed) {
+            (Some(node), Some(Err(denied @ Denied::Revoked))) => (access::Who::Point { node }, denied.to_string()),
+            (_, Some(Err(denied))) => (access::Who::Address { ip: from }, denied.to_string()),
+            // It became a point just now, and will be back.
+            (_, Some(Ok(()))) => return,
+            (_, None) => (access::Who::Address { ip: from }, "its certificate is no node's".to_owned()),
+        };
+        self.access.refused(who, access::Deed::Connect, access::What::Door { door }, &reason);
+    }
+
+    /// What happens too often to be told one by one: who fetched how much, and how many knocks were passed over.
+    pub(super) fn log_numbers(&mut self) {
+        let now = Instant::now();
+        for ((node, session), groups) in self.media.taken() {
+            self.copies.handle(now, Taken { node, session, groups, since_ms: unix_ms() });
+        }
+        if self.stopping {
+            self.copies.stop(now);
+        }
+        while let Some(Taken { node, session, groups, since_ms }) = self.copies.poll(now) {
+            let (who, what) = (access::Who::Point { node }, access::What::Session { session });
+            self.access.done_often(who, access::Deed::Copy, what, groups, since_ms);
+        }
+        let doors = [(self.mesh.knocks(), access::Door::Mesh), (self.media.knocks(), access::Door::Media)];
+        for ((knocks, door), told) in doors.into_iter().zip(&mut self.knocks_told) {
+            let more = knocks.ignored.saturating_sub(std::mem::replace(told, knocks.ignored));
+            if more > 0 {
+                let what = access::What::Door { door };
+                self.access.refused_often(access::Who::Many {}, access::Deed::Connect, what, PASSED_OVER, more);
+            }
         }
     }
 
@@ -78,19 +123,8 @@ impl Driver {
         };
         let session = message.session();
         let part = self.engine.part(&session, &from);
-        let deed = match &message {
-            Message::Invite(invite) => Deed::Invite(&invite.head),
-            Message::End(_) | Message::Removed { .. } => Deed::Direct(part),
-            Message::Finished(_) | Message::Back { .. } => Deed::Report(part),
-            // No questions; the engine says so to whoever may connect.
-            Message::Accepted(_)
-            | Message::Refused { .. }
-            | Message::Ending { .. }
-            | Message::Wait { .. }
-            | Message::Done { .. } => Deed::Connect,
-        };
         let who = Who::Node(from);
-        let allowed = may(&self.members, &who, deed);
+        let allowed = may(&self.members, &who, question(&message, part));
         let ticket = self.ticket();
         self.replies.insert(ticket, reply);
         match allowed {
@@ -107,10 +141,35 @@ impl Driver {
         let (deed, logged) = deed(request);
         let door = match who {
             Who::Account { .. } | Who::Browser => access::Door::Page,
-            Who::Owner | Who::Node(_) => access::Door::Socket,
+            Who::Owner { .. } | Who::User { .. } | Who::Node(_) => access::Door::Socket,
         };
         may(&self.members, who, deed)
             .inspect_err(|denied| self.denied(who, logged, access::What::Door { door }, *denied))
+    }
+}
+
+/// Somebody as the access log names him.
+pub(super) fn logged(who: &Who) -> access::Who {
+    match who {
+        Who::Node(node) => access::Who::Point { node: *node },
+        Who::Owner { uid } | Who::User { uid } => access::Who::User { uid: *uid },
+        Who::Account { name, .. } => access::Who::Account { name: name.clone() },
+        Who::Browser => access::Who::Local {},
+    }
+}
+
+/// What a point's question comes to, from one that has this part in its session.
+pub(crate) fn question(message: &Message, part: Part) -> Deed<'_> {
+    match message {
+        Message::Invite(invite) => Deed::Invite(&invite.head),
+        Message::End(_) | Message::Removed { .. } => Deed::Direct(part),
+        Message::Finished(_) | Message::Back { .. } => Deed::Report(part),
+        // No questions; the engine says so to whoever may connect.
+        Message::Accepted(_)
+        | Message::Refused { .. }
+        | Message::Ending { .. }
+        | Message::Wait { .. }
+        | Message::Done { .. } => Deed::Connect,
     }
 }
 
@@ -122,7 +181,7 @@ pub(crate) fn deed(request: &Request) -> (Deed<'static>, access::Deed) {
         }
         Request::SessionStart { .. } => (Deed::Start, access::Deed::Session),
         Request::SessionEnd { .. } => (Deed::End, access::Deed::Session),
-        Request::SessionRemove { .. } => (Deed::Remove, access::Deed::Session),
+        Request::SessionRemove { .. } => (Deed::Remove, access::Deed::Remove),
         Request::Checkpoint { .. } => (Deed::Copy, access::Deed::Copy),
         Request::Exporting { .. } => (Deed::Read, access::Deed::Export),
         Request::AccountList | Request::Account { .. } => (Deed::People, access::Deed::Account),

@@ -14,8 +14,10 @@ use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use super::deeds::sentence;
+use super::gate::logged;
 use super::{Driver, unix_ms};
 use crate::control::{Fault, Response};
+use crate::engine::rights;
 use crate::identity::Identity;
 use crate::join::door::{Attempt, Close, Door, Input, Letter, Outcome, Output, TalkId, Unable};
 use crate::join::invite::{self, Invite};
@@ -158,7 +160,7 @@ impl Driver {
     }
 
     /// Takes up an invite that a command put into the data folder.
-    pub(super) fn take_invite(&mut self, id: &GrantId) -> Response {
+    pub(super) fn take_invite(&mut self, who: &rights::Who, id: &GrantId) -> Response {
         let invite = match block_in_place(|| invite::read(&self.config.data, id)) {
             Ok(invite) => invite,
             Err(error) => return Response::Not { fault: Fault::Failed, reason: sentence(&error) },
@@ -170,12 +172,12 @@ impl Driver {
             return Response::Not { fault: Fault::Refused, reason: invite::Error::Full.to_string() };
         }
         self.porch.door.put(invite);
-        self.access.done(Who::Local {}, Deed::Invite, What::Invite { id: id.to_string() });
+        self.access.done(logged(who), Deed::Invite, What::Invite { id: id.to_string() });
         Response::Done
     }
 
     /// Takes an invite back.
-    pub(super) fn cancel_invite(&mut self, id: &GrantId) -> Response {
+    pub(super) fn cancel_invite(&mut self, who: &rights::Who, id: &GrantId) -> Response {
         let Some(mut invite) = self.porch.door.invite(id).cloned() else {
             return Response::Not { fault: Fault::Missing, reason: format!("there is no invite {id} here") };
         };
@@ -187,7 +189,7 @@ impl Driver {
             return Response::Not { fault: Fault::Failed, reason: sentence(&error) };
         }
         self.porch.door.put(invite);
-        self.access.done(Who::Local {}, Deed::Invite, What::Invite { id: id.to_string() });
+        self.access.done(logged(who), Deed::Invite, What::Invite { id: id.to_string() });
         Response::Done
     }
 }

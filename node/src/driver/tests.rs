@@ -1,5 +1,6 @@
 //! Whole nodes in one process, over real sockets: what a session between three points leaves behind.
 
+mod entrances;
 mod gate;
 mod removal;
 

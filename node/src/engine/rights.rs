@@ -1,6 +1,6 @@
 //! Who may do what. Every right there is stands in this file, and every entrance asks [`may`] before it does anything:
 //! questions over the mesh and connections, streams and fetches of the media plane (`Who::Node`), the local socket
-//! (`Who::Owner`), the console (`Who::Account`, `Who::Browser`), and an export (whoever runs it).
+//! (`Who::Owner`, `Who::User`), the console (`Who::Account`, `Who::Browser`), and an export (whoever runs it).
 //!
 //! Two things decide, and both must agree. The *roster* says what a point may do in the mesh: it is signed by the
 //! authority and holds for every program and person at that point. The *role* says what a person may do at this point.
@@ -77,7 +77,15 @@ pub enum Who {
     /// A node that has proved its key.
     Node(NodeId),
     /// Whoever can write in this point's data folder, and so has its keys: the local socket, a command on the folder.
-    Owner,
+    Owner {
+        /// The machine's number for this user; for the access log, it decides nothing.
+        uid: u32,
+    },
+    /// Another user of this machine who came upon the local socket.
+    User {
+        /// The machine's number for this user.
+        uid: u32,
+    },
     /// Somebody logged in at the console.
     Account {
         /// The account's name; for the access log, it decides nothing.
@@ -239,6 +247,9 @@ pub enum Denied {
     /// Not this kind of account.
     #[error("the role \"{}\" does not allow that: log in as somebody else, or ask an administrator of this point", .0.name())]
     Role(Role),
+    /// Another user.
+    #[error("this point answers only the user of this machine that it runs as, and root")]
+    User,
     /// No account.
     #[error("log in first")]
     Login,
@@ -262,6 +273,7 @@ impl Denied {
             | Denied::NotNamed
             | Denied::Unknown(_)
             | Denied::Role(_)
+            | Denied::User
             | Denied::Login
             | Denied::Entrance => false,
         }
@@ -272,7 +284,8 @@ impl Denied {
 pub fn may(members: &Members, who: &Who, deed: Deed<'_>) -> Result<(), Denied> {
     match who {
         Who::Node(node) => node_may(members, node, deed),
-        Who::Owner => point_may(members, deed),
+        Who::Owner { .. } => point_may(members, deed),
+        Who::User { .. } => Err(Denied::User),
         Who::Account { role, .. } => {
             let roles = roles(deed).ok_or(Denied::Entrance)?;
             if !roles.contains(role) {

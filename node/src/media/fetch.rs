@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use store::access;
-use store::id::{GroupId, NodeId};
+use store::id::{GroupId, NodeId, SessionId};
 use store::record::Record;
 
 use super::tls::Purpose;
@@ -205,6 +205,7 @@ async fn answer(
     request: &FetchRequest,
     sender: &mut SendStream,
 ) -> Result<(), quinn::WriteError> {
+    let mut given = Given { shared, of: (node, request.session), groups: 0 };
     let last = request.to.min(request.from.saturating_add(FETCH_GROUPS_MAX - 1));
     let len_max = request.len_max.min(FETCH_LEN_MAX);
     let mut total = 0;
@@ -230,10 +231,28 @@ async fn answer(
             };
             written?;
         }
+        given.groups += 1;
     }
     // Fails only when the asker stopped the stream.
     let _ = sender.finish();
     Ok(())
+}
+
+/// Counts what one fetch was given, however it ends.
+struct Given<'a> {
+    shared: &'a Shared,
+    of: (NodeId, SessionId),
+    groups: u64,
+}
+
+impl Drop for Given<'_> {
+    fn drop(&mut self) {
+        if self.groups > 0 {
+            let mut state = self.shared.state();
+            let taken = state.taken.entry(self.of).or_default();
+            *taken = taken.saturating_add(self.groups);
+        }
+    }
 }
 
 /// Waits until the live line to `node` can spare `len` bytes.

@@ -23,7 +23,7 @@ use super::send::Command;
 use super::session::Inadmissible;
 use super::tls::{self, Purpose};
 use super::visit;
-use super::{CONTROL_MAX, Event, HANDSHAKE_MAX, Peer, Shared, fetch};
+use super::{CONTROL_MAX, Event, HANDSHAKE_MAX, Peer, Shared, Stranger, fetch};
 use crate::engine::door::{Answer, Proof, Visit};
 use crate::engine::fanout::LaneId;
 use crate::engine::rights::Denied;
@@ -108,9 +108,16 @@ impl Drop for Guest {
 }
 
 async fn greet(incoming: Incoming, mut guest: Guest) {
-    let Ok(Ok(connection)) = tokio::time::timeout(guest.patience(), incoming).await else { return };
+    let from = incoming.remote_address().ip();
     let shared = Arc::clone(&guest.shared);
+    let connection = match tokio::time::timeout(guest.patience(), incoming).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) if tls::is_unproved(&error) => return shared.tell_stranger(Stranger::Unproved, from),
+        // Nothing came of it, and nobody has shown that this is his address.
+        Ok(Err(_)) | Err(_) => return,
+    };
     let Some((node, purpose)) = tls::peer_of(&connection) else {
+        shared.tell_stranger(Stranger::Unproved, from);
         return connection.close(VarInt::from_u32(Close::Malformed as u32), b"");
     };
     let is_point = shared.state().may_connect(node);
@@ -128,6 +135,7 @@ async fn greet(incoming: Incoming, mut guest: Guest) {
         Purpose::Live | Purpose::Copy => {
             tracing::info!(peer = %node.short(), "media: a stranger was turned away");
             connection.close(VarInt::from_u32(Close::Stranger as u32), b"");
+            shared.tell_stranger(Stranger::Proved(node), from);
         }
     }
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 pub(super) use libp2p::identity::Keypair;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Connection, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use quinn::{
+    ClientConfig, Connection, ConnectionError, IdleTimeout, ServerConfig, TransportConfig, TransportErrorCode, VarInt,
+};
 use store::id::NodeId;
 
 use crate::wire::media::{ALPN_COPY, ALPN_JOIN, ALPN_LIVE};
@@ -112,6 +114,16 @@ pub(super) fn peer_of(connection: &Connection) -> Option<(NodeId, Purpose)> {
     let handshake = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
     let purpose = Purpose::ALL.into_iter().find(|purpose| handshake.protocol.as_deref() == Some(purpose.alpn()))?;
     Some((node, purpose))
+}
+
+/// Whether a handshake failed over the certificate that the other side showed or did not show. Then it has answered us, so
+/// its address is its own.
+pub(super) fn is_unproved(error: &ConnectionError) -> bool {
+    /// Bad, unsupported, revoked, expired, unknown certificates, of an unknown authority, without access, with a wrong
+    /// signature, and none (RFC 8446 6.2), as QUIC carries them (RFC 9001 4.8).
+    const ALERTS: [u8; 9] = [42, 43, 44, 45, 46, 48, 49, 51, 116];
+    let ConnectionError::TransportError(error) = error else { return false };
+    ALERTS.into_iter().any(|alert| error.code == TransportErrorCode::crypto(alert))
 }
 
 /// QUIC as live media needs it. CUBIC is only the fuse: the fan-out stays below what the line carries.

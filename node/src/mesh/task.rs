@@ -25,7 +25,7 @@ use super::dial::{Dialler, Target};
 use super::door::Porter;
 use super::hello::{self, Hello, dialable};
 use super::peer::{quic, socket, tcp};
-use super::{Command, EVENTS_MAX, Error, Event, Members, Peer, Seen, Settings, look, peer_id};
+use super::{Command, EVENTS_MAX, Error, Event, Members, Peer, Seen, Settings, look, node_id, peer_id};
 use crate::config::Address;
 
 /// Searches by Kademlia at once. A point that is simply off costs one each time it is called in vain.
@@ -68,8 +68,8 @@ pub(super) struct Task {
     /// Refused points and the connections about to be ended; one for each link.
     partings: FuturesUnordered<BoxFuture<'static, PeerId>>,
     searches: HashSet<kad::QueryId>,
-    /// Events the driver has no room for yet. Requests stop at [`EVENTS_MAX`]; comings and goings of one point cancel
-    /// out, so there are two of each point at most.
+    /// Events the driver has no room for yet. Requests and the refused stop at [`EVENTS_MAX`]; comings and goings of one
+    /// point cancel out, so there are two of each point at most.
     outbox: VecDeque<Event>,
     seen: Arc<Mutex<Seen>>,
 }
@@ -326,12 +326,16 @@ impl Task {
                     self.missed(attempt, &error);
                 }
             }
-            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, peer_id, .. } => {
                 tracing::debug!(from = %send_back_addr, %error, "nobody came in");
                 if let ListenError::Denied { cause } = &error
                     && cause.downcast_ref::<allow_block_list::NotAllowed>().is_some()
                 {
                     look(&self.seen).strangers += 1;
+                    // Whoever came so far has answered us, so the address is its own.
+                    if let (Some(node), Some(from)) = (peer_id.as_ref().and_then(node_id), socket(&send_back_addr)) {
+                        self.tell_refused(Event::Stranger { node, from: from.ip() });
+                    }
                 }
             }
             SwarmEvent::NewListenAddr { address, .. } => {
@@ -524,7 +528,13 @@ impl Task {
         let Some(link) = self.links.get_mut(&node) else { return };
         let hello = match Hello::decode(bytes) {
             Ok(hello) => hello,
-            Err(error) => return self.refuse(node, error.to_string()),
+            Err(error) => {
+                let reason = error.to_string();
+                if self.refuse(node, reason.clone()) {
+                    self.tell_refused(Event::Refused { node, reason });
+                }
+                return;
+            }
         };
         if link.up || link.parting {
             return;
@@ -545,9 +555,9 @@ impl Task {
         self.outbox.push_back(Event::Up { node, media });
     }
 
-    /// Connected and in the roster, but no point to talk to.
-    fn refuse(&mut self, node: NodeId, reason: String) {
-        let Some(link) = self.links.get_mut(&node).filter(|link| !link.up && !link.parting) else { return };
+    /// Connected and in the roster, but no point to talk to. False if it was refused already, or is up.
+    fn refuse(&mut self, node: NodeId, reason: String) -> bool {
+        let Some(link) = self.links.get_mut(&node).filter(|link| !link.up && !link.parting) else { return false };
         link.parting = true;
         let peer = link.peer;
         self.partings.push(tokio::time::sleep(PARTING).map(move |()| peer).boxed());
@@ -559,6 +569,7 @@ impl Task {
         if news {
             tracing::warn!(node = %node.short(), reason, "a point of the roster is refused");
         }
+        true
     }
 
     // Questions.
@@ -633,11 +644,18 @@ impl Task {
 
     // Telling.
 
+    /// Whom the driver has no room for is in the numbers only.
+    fn tell_refused(&mut self, event: Event) {
+        if self.outbox.len() < EVENTS_MAX {
+            self.outbox.push_back(event);
+        }
+    }
+
     /// A coming that was not told yet and this going cancel out.
     fn tell_down(&mut self, node: NodeId) {
         let untold = self.outbox.iter().rposition(|event| match event {
             Event::Up { node: up, .. } => *up == node,
-            Event::Down { .. } | Event::Request { .. } => false,
+            Event::Down { .. } | Event::Request { .. } | Event::Stranger { .. } | Event::Refused { .. } => false,
         });
         match untold {
             Some(at) => {

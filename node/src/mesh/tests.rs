@@ -41,8 +41,14 @@ impl Node {
         Address::from(SocketAddr::new(LOOPBACK, self.mesh.port()))
     }
 
+    /// What happens next, leaving strangers aside.
     async fn next(&mut self) -> Event {
-        timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("a running mesh")
+        loop {
+            let next = timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("a running mesh");
+            if !matches!(next, Event::Stranger { .. }) {
+                return next;
+            }
+        }
     }
 
     /// Waits until these and no others have come.
@@ -184,6 +190,8 @@ async fn a_stranger_is_sent_away_and_learns_nothing() {
         }
     }
     assert!(!point.mesh.peers().contains_key(&stranger));
+    let told = timeout(PATIENCE, point.events.recv()).await.expect("an event in time");
+    assert!(matches!(told, Some(Event::Stranger { node, from }) if (node, from) == (stranger, LOOPBACK)), "{told:?}");
     // And the point is as well as before.
     let _second = start(&keys[1], &[one, two], vec![point.address()]);
     point.meets(vec![two]).await;
@@ -265,6 +273,8 @@ async fn a_point_of_another_version_or_with_a_strange_greeting_is_refused_by_nam
         eventually(|| point.mesh.peers()[&ids[1]].refused.is_some()).await;
         let refused = point.mesh.peers()[&ids[1]].refused.clone().unwrap();
         assert!(refused.contains(reason), "{refused}");
+        let told = point.next().await;
+        assert!(matches!(&told, Event::Refused { node, reason } if *node == ids[1] && *reason == refused), "{told:?}");
         assert!(point.events.try_recv().is_err(), "nobody came");
     }
 }

@@ -135,3 +135,29 @@ async fn over_the_socket_people_get_what_their_point_has_a_right_to() {
     assert_eq!(node.status().await.counters.0.get("deeds_refused"), Some(&3));
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ordered_what_at_the_socket_is_in_the_access_log_by_the_number_of_the_user() {
+    let base = tempfile::tempdir().expect("a place for files");
+    let folders = set_up(base.path());
+    let node = Node::start(&folders[0], None).await;
+    let points = vec!["Xã Tân Phú".to_owned(), "Xã Kim Thành".to_owned()];
+    let start = || Request::SessionStart { title: "Thử".into(), points: points.clone() };
+    let session = node.session(start()).await;
+    assert!(matches!(node.ask(start()).await, Response::Not { .. }), "one session at a time");
+    node.session(Request::SessionRemove { point: points[0].clone(), session: None }).await;
+    node.session(Request::SessionEnd { session: None }).await;
+    let ordered = async || {
+        let Response::AccessLog(page) = node.ask(Request::AccessLog { from: 0, filter: Default::default() }).await
+        else {
+            panic!("no log")
+        };
+        let mine = page.lines.into_iter().filter(|line| line.who == Some(control::own_uid().to_string()));
+        mine.map(|line| (line.by, line.deed, line.which, line.refused.is_some())).collect::<Vec<_>>()
+    };
+    let line = |deed: &str, of: bool| ("local".to_owned(), deed.to_owned(), of.then(|| session.id.clone()), !of);
+    let expected = [line("session", true), line("session", false), line("remove", true), line("session", true)];
+    until("all are written", async || ordered().await.len() == expected.len()).await;
+    assert_eq!(ordered().await, expected);
+    node.stop().await;
+}

@@ -68,10 +68,11 @@ fn nodes(deed: Deed<'_>, expected: impl Fn(u8) -> Result<(), Denied>) {
     }
     assert_eq!(may(&mesh, &Who::Node(id(REVOKED)), deed), Err(Denied::Revoked), "{deed:?}");
     assert_eq!(may(&mesh, &Who::Node(id(STRANGER)), deed), Err(Denied::Stranger), "{deed:?}");
-    for who in [Who::Owner, account(Role::Admin)] {
+    for who in [Who::Owner { uid: 0 }, account(Role::Admin)] {
         assert_eq!(may(&mesh, &who, deed), Err(Denied::Entrance), "{deed:?}");
     }
     assert_eq!(may(&mesh, &Who::Browser, deed), Err(Denied::Login), "{deed:?}");
+    assert_eq!(may(&mesh, &Who::User { uid: 1 }, deed), Err(Denied::User), "{deed:?}");
 }
 
 /// Allowed with this right in the roster.
@@ -172,8 +173,9 @@ fn the_right_hold_fetches_what_one_was_given_to_keep() {
 fn people(deed: Deed<'_>, right: Option<Right>, roles: &[Role]) {
     let (all, none) = (members(&Right::ALL), members(&[]));
     let without = right.map_or(Ok(()), |right| Err(Denied::WeLack(right)));
-    assert_eq!(may(&all, &Who::Owner, deed), Ok(()), "{deed:?}");
-    assert_eq!(may(&none, &Who::Owner, deed), without, "{deed:?}");
+    assert_eq!(may(&all, &Who::User { uid: 1 }, deed), Err(Denied::User), "{deed:?}");
+    assert_eq!(may(&all, &Who::Owner { uid: 1 }, deed), Ok(()), "{deed:?}");
+    assert_eq!(may(&none, &Who::Owner { uid: 0 }, deed), without, "{deed:?}");
     for role in Role::ALL {
         let allowed = roles.contains(&role);
         let refused = if roles.is_empty() { Denied::Entrance } else { Denied::Role(role) };
@@ -205,9 +207,9 @@ fn what_people_may_is_bounded_by_their_role_and_by_their_points_rights() {
 #[test]
 fn a_point_that_was_revoked_itself_may_do_nothing_that_needs_a_right() {
     let revoked = Members::new(id(US), BTreeMap::new(), [id(US)].into());
-    assert_eq!(may(&revoked, &Who::Owner, Deed::Start), Err(Denied::WeLack(Right::Chair)));
-    assert_eq!(may(&revoked, &Who::Owner, Deed::Read), Err(Denied::WeLack(Right::Read)));
-    assert_eq!(may(&revoked, &Who::Owner, Deed::See), Ok(()));
+    assert_eq!(may(&revoked, &Who::Owner { uid: 0 }, Deed::Start), Err(Denied::WeLack(Right::Chair)));
+    assert_eq!(may(&revoked, &Who::Owner { uid: 0 }, Deed::Read), Err(Denied::WeLack(Right::Read)));
+    assert_eq!(may(&revoked, &Who::Owner { uid: 0 }, Deed::See), Ok(()));
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! Strangers, and points that do not keep the rules: they get nowhere, and nobody else notices.
 
 use super::*;
+use crate::media::Stranger;
 use crate::media::tls::{self, Purpose};
 use crate::wire::media::{self as wire, Close, FetchRequest, Message, STREAM_GROUP};
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, VarInt};
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
 
 /// A talking pair beside which somebody misbehaves: central, a listener, and the events of both.
 pub(super) struct Scene {
@@ -74,7 +78,7 @@ pub(super) fn closed_with(error: &ConnectionError, code: Close) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_is_turned_away_and_told_nothing() {
-    let scene = scene().await;
+    let mut scene = scene().await;
     let address = scene.central.addr();
     let attack = async {
         for purpose in [Purpose::Live, Purpose::Copy] {
@@ -91,6 +95,57 @@ async fn a_stranger_is_turned_away_and_told_nothing() {
         }
     };
     scene.undisturbed(0, attack).await;
+    for _ in 0..2 {
+        assert_eq!(turned_away(&mut scene.central).await, Stranger::Proved(key(STRANGER).id()));
+    }
+}
+
+/// Who was turned away at a node's door.
+async fn turned_away(node: &mut Node) -> Stranger {
+    let (who, from) = node
+        .until("stranger", |event| if let Event::Stranger { who, from } = event { Some((who, from)) } else { None })
+        .await;
+    assert_eq!(from, Ipv4Addr::LOCALHOST);
+    who
+}
+
+/// What a client shows of itself: nothing, or a certificate whose key it does not have.
+#[derive(Debug)]
+struct Shown(Option<Arc<CertifiedKey>>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shows_no_certificate_or_anothers_is_turned_away() {
+    let mut node = Node::start(0, 2);
+    let member = crate::mesh::keypair(&key(1));
+    let mut client = libp2p_tls::make_client_config(&member, None).expect("keys");
+    client.alpn_protocols = vec![wire::ALPN_LIVE.to_vec()];
+    // Certificates are public: anybody who was called by a member has seen one.
+    let (certificate, _) = libp2p_tls::certificate::generate(&member).expect("keys");
+    let (_, own) = libp2p_tls::certificate::generate(&crate::mesh::keypair(&key(STRANGER))).expect("keys");
+    let own = client.crypto_provider().key_provider.load_private_key(own).expect("a good key");
+    let stolen = CertifiedKey::new(vec![certificate], own);
+    for shown in [None, Some(Arc::new(stolen))] {
+        client.client_auth_cert_resolver = Arc::new(Shown(shown));
+        let config = QuicClientConfig::try_from(client.clone()).expect("TLS 1.3");
+        let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a socket");
+        let config = quinn::ClientConfig::new(Arc::new(config));
+        let connecting = endpoint.connect_with(config, node.addr(), "x").expect("valid");
+        // In TLS 1.3 a client is done before its certificate was looked at.
+        if let Ok(connection) = connecting.await {
+            connection.closed().await;
+        }
+        assert_eq!(turned_away(&mut node).await, Stranger::Unproved);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

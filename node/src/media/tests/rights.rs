@@ -73,7 +73,30 @@ async fn who_may_not_read_gets_no_past_group() {
     assert!(matches!(nothing, Err(FetchError::Line(_))), "{nothing:?}");
     assert_eq!(denied(&mut central).await, (key(1).id(), Denied::Lacks(Right::Read)));
     central.media.set_members(with_rights(0, 1, &[Right::Read]));
+    assert_eq!(central.media.taken(), BTreeMap::new());
     assert_eq!(one.media.fetch(key(0).id(), id, 0, 10_000).await.expect("it may now").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_took_how_much_of_a_session_is_known_until_it_is_asked() {
+    let [central, one, two] = three().await;
+    let id = keep_one(&central, 0);
+    let nothing = GroupId { seq: 7, ..id };
+    for taker in [&one, &two, &two] {
+        taker.media.fetch(key(0).id(), id, 0, 10_000).await.expect("it may");
+        taker.media.fetch(key(0).id(), nothing, 9, 10_000).await.expect("it may");
+    }
+    let count = |number: u16, groups: u64| ((key(number).id(), session_id()), groups);
+    let mut taken = BTreeMap::new();
+    // A fetch is counted a moment after its last byte has left.
+    eventually("all are counted", || {
+        for (who, groups) in central.media.taken() {
+            *taken.entry(who).or_default() += groups;
+        }
+        taken == [count(1, 1), count(2, 2)].into()
+    })
+    .await;
+    assert_eq!(central.media.taken(), BTreeMap::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,4 +175,60 @@ async fn who_is_not_in_a_session_can_have_none_of_it() {
     let shared = &outsider.media.shared;
     shared.tell(&shared.state().peers[&key(0).id()], message);
     assert_eq!(denied(&mut central).await, (key(4).id(), Denied::Outside));
+}
+
+/// What a point that is not called to a session can say of it on its control stream, and whether it is refused aloud; what is
+/// not comes to nothing, or has nothing to do with sessions.
+fn said_of(session: SessionId) -> Vec<(wire::Message, bool)> {
+    let track = track(0, TrackKind::Audio);
+    vec![
+        (wire::Message::Announce { session, tracks: vec![track] }, true),
+        (wire::Message::Subscribe { session, track, priority: 7 }, true),
+        (wire::Message::Unsubscribe { session, track }, false),
+        (wire::Message::Keyframe { session, track }, false),
+        (wire::Message::Clock { sent: 1 }, false),
+        (wire::Message::ClockReply { sent: u64::MAX, remote: 1 }, false),
+        (wire::Message::Probed { bytes: 0, micros: 0 }, false),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_session_that_one_is_not_called_to_one_can_say_nothing_that_is_heard() {
+    let theirs = SessionId::from_bytes([4; 16]);
+    let names = said_of(theirs)
+        .into_iter()
+        .map(|(message, _)| format!("{message:?}").split([' ', '{']).next().expect("a name").to_owned());
+    let all = crate::wire::cases(&serde_json::from_str::<wire::Message>(r#"{"?":0}"#).expect_err("no such message"));
+    assert_eq!(names.collect::<BTreeSet<_>>(), all, "a message without a row");
+
+    let [mut central, _one, two] = three().await;
+    let called = (0..2).map(|number| (PointNumber::new(number).expect("small"), key(number).id())).collect();
+    central.media.open_session(Session::new(theirs, called, key(0).id()));
+    central.media.announce(theirs, vec![track(0, TrackKind::Audio)]);
+    let outsider = two.media.shared.me;
+    for (message, aloud) in said_of(theirs) {
+        let tell = |message: wire::Message| {
+            two.media.shared.tell(&two.media.shared.state().peers[&key(0).id()], message);
+        };
+        tell(message.clone());
+        if !aloud {
+            // What is refused for sure follows, so whatever came of the first comes before that.
+            tell(wire::Message::Subscribe { session: theirs, track: track(0, TrackKind::Audio), priority: 7 });
+        }
+        let first = central
+            .until("refusal", |event| match event {
+                Event::Denied { node, denied, .. } => Some((node, denied)),
+                Event::Wanted { session, .. } | Event::Keyframe { session, .. } | Event::Announced { session, .. }
+                    if session == theirs =>
+                {
+                    panic!("{message:?} was heard")
+                }
+                _ => None,
+            })
+            .await;
+        assert_eq!(first, (outsider, Denied::Outside), "{message:?}");
+        // It was cut off, and calls again by itself.
+        central.until_up(outsider).await;
+        eventually("both know that", || two.media.connected().contains(&key(0).id())).await;
+    }
 }
