@@ -82,7 +82,7 @@ fn unlock(data: &Data, format: Format) -> Result<()> {
 }
 
 fn write_down(folder: &Path, identity: &Identity) -> Result<()> {
-    let note = Access::done(Who::Local {}, Deed::Key, To::Nothing {}, output::now_ms());
+    let note = Access::done(Who::User { uid: control::own_uid() }, Deed::Key, To::Nothing {}, output::now_ms());
     Ok(access::write_down(folder, identity, note).map_err(|reason| {
         let rule = "this must stand in the access log before it is done, and cannot be written there";
         Failure::new(Fault::Refused, format!("{rule}: {reason}"))

@@ -1,5 +1,7 @@
 //! Real nodes over loopback sockets in one process.
 
+mod hostile;
+
 use super::behaviour::{self, BehaviourEvent};
 use super::*;
 use futures::StreamExt;
