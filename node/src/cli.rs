@@ -26,6 +26,7 @@ mod run;
 mod session;
 mod shares;
 mod status;
+mod support;
 mod verify;
 
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ enum Command {
     Account(account::Args),
     Key(key::Args),
     Log(log::Args),
+    SupportBundle(support::Args),
     Bench(bench::Args),
 }
 
@@ -88,6 +90,7 @@ fn run(command: Command) -> Result<()> {
         Command::Account(args) => account::main(args),
         Command::Key(args) => key::main(args),
         Command::Log(args) => log::main(args),
+        Command::SupportBundle(args) => support::main(args),
         Command::Bench(args) => bench::main(args),
     }
 }

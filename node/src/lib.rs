@@ -15,6 +15,7 @@ pub mod mesh;
 pub mod sealed;
 pub mod secret;
 pub mod studio;
+pub mod support;
 pub mod vault;
 pub mod wire;
 pub mod words;

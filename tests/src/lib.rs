@@ -8,3 +8,4 @@ pub mod film;
 pub mod fuzz;
 pub mod office;
 pub mod program;
+pub mod search;

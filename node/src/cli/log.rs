@@ -65,7 +65,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
 }
 
 /// The lines wanted, and where the log is broken.
-fn read(data: &Data, filter: &AccessFilter) -> Result<(Vec<AccessLine>, Vec<String>)> {
+pub(super) fn read(data: &Data, filter: &AccessFilter) -> Result<(Vec<AccessLine>, Vec<String>)> {
     let (mut lines, mut broken) = (Vec::new(), Vec::new());
     let mut next = Some(0);
     let folder = data.folder()?;

@@ -36,7 +36,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
 }
 
 /// What can be said of a node that does not run.
-fn stopped(data: &Path) -> Result<Status> {
+pub(super) fn stopped(data: &Path) -> Result<Status> {
     let me = Identity::public_of(data)?.node;
     let roster = roster::load(data, &me)?;
     let points = roster.points().iter().map(|point| PointStatus {
