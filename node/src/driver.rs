@@ -30,7 +30,7 @@ use store::id::{NodeId, SessionId};
 use store::journal::{Chain, LeftReason};
 use store::roster::Membership;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::access;
 use crate::accounts::{self, Accounts};
@@ -60,6 +60,9 @@ const INPUTS_MAX: usize = 1024;
 const EVENTS_MAX: usize = 4096;
 /// Questions of other points under way. Beyond, they are refused, and ask again.
 const REPLIES_MAX: usize = 256;
+
+/// Signed records of other points that wait for the vault. Beyond, they are refused, and come again.
+const TAKES_MAX: usize = 32;
 
 /// How long the end of a session waits for its record to become whole before what is missing is called a gap.
 const WHOLE_WITHIN: Duration = Duration::from_secs(30);
@@ -176,6 +179,8 @@ struct Driver {
     /// Knows when to sign what a session consists of.
     manifests: closing::Engine,
     told_of_manifests: mpsc::Sender<closing::Input>,
+    /// Signed records of other points that may wait for the vault.
+    takes: Arc<Semaphore>,
     /// Where those stand who want to join.
     porch: Porch,
     studio: Studio,
@@ -347,6 +352,7 @@ impl Driver {
             told_of_evidence,
             manifests: closing::Engine::default(),
             told_of_manifests,
+            takes: Arc::new(Semaphore::new(TAKES_MAX)),
             porch,
             roster,
             members,

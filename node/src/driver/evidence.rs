@@ -3,6 +3,7 @@
 //! All of it is done from what lies in the archive: the head says which point we are, the wraps give the keys, the last
 //! segment where to go on. So it is the same for a running session and for one that an earlier run left behind.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -107,6 +108,10 @@ impl Driver {
 
     /// A point gives us what it signed, or central what we are to countersign.
     pub(super) fn asked_of_evidence(&mut self, from: NodeId, message: &[u8], reply: oneshot::Sender<Bytes>) {
+        // Dropping the reply refuses. The vault's queue is the room's too, and must not fill with these.
+        let Ok(place) = Arc::clone(&self.takes).try_acquire_owned() else {
+            return tracing::warn!(point = self.name(from), "too many signed records at once; this one is refused");
+        };
         let message = match Message::decode(message) {
             Ok(message) => message,
             Err(error) => {
@@ -139,6 +144,7 @@ impl Driver {
             let queued = block_in_place(|| {
                 self.vault.then(move |archive| {
                     let _ = reply.send(countersign(archive, &key, session, from, record).encode());
+                    drop(place);
                 })
             });
             if queued.is_err() {
@@ -146,8 +152,8 @@ impl Driver {
             }
             return;
         }
-        let place = head.filter(|head| head.central == self.me).and_then(|head| head.number(&from));
-        let Some(point) = place else {
+        let number = head.filter(|head| head.central == self.me).and_then(|head| head.number(&from));
+        let Some(point) = number else {
             let _ = reply.send(Message::refused(session, "this point does not chair that session").encode());
             return;
         };
@@ -157,6 +163,7 @@ impl Driver {
             self.vault.then(move |archive| {
                 let (answer, incidents) = take(archive, session, point, from, record);
                 let _ = reply.send(answer.encode());
+                drop(place);
                 for event in incidents {
                     tracing::error!(%session, point = name, ?event, "what a point signed does not fit what is here");
                     // The driver is gone when this fails; the records themselves remain.
