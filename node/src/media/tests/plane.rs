@@ -146,7 +146,8 @@ async fn a_lost_neighbour_is_told_and_comes_back_by_itself() {
     };
     media.set_members(members(0, 0..2));
     delegate.until_up(key(0).id()).await;
-    assert!(matches!(events.recv().await, Some(Event::Up { .. } | Event::Clock { .. })));
+    let up = async { while !matches!(events.recv().await, Some(Event::Up { node }) if node == key(1).id()) {} };
+    tokio::time::timeout(Duration::from_secs(20), up).await.expect("central knows it too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
