@@ -113,9 +113,15 @@ impl Rocks {
         if survey.is_damaged() {
             return Err(damaged(dir));
         }
+        // An older program made fewer columns; what is not there yet is read as empty.
+        let there = names(dir);
+        // Where no names can be read, opening says why.
+        let is_there =
+            |column: &ColumnFamilyDescriptor| there.is_empty() || there.iter().any(|name| name == column.name());
+        let known = columns(store).into_iter().filter(is_there);
         let log_may_exist = false;
-        let db = DBWithThreadMode::open_cf_descriptors_read_only(&instance(), dir, columns(store), log_may_exist)
-            .map_err(error)?;
+        let db =
+            DBWithThreadMode::open_cf_descriptors_read_only(&instance(), dir, known, log_may_exist).map_err(error)?;
         match beyond(db.latest_sequence_number(), marked, &survey) {
             0 => Ok(Rocks { db, store, free_min: FREE_MIN, mark: None }),
             changes => Err(cut(dir, changes)),
@@ -141,9 +147,15 @@ impl Rocks {
         writes
     }
 
+    /// A column to write to.
     fn column(&self, column: Column) -> Arc<BoundColumnFamily<'_>> {
+        self.there(column).expect("a database opened for writing has all columns")
+    }
+
+    /// A column to read; one that an older program did not make is not there.
+    fn there(&self, column: Column) -> Option<Arc<BoundColumnFamily<'_>>> {
         assert!(column.store() == self.store, "each column is asked for in its own database");
-        self.db.cf_handle(column.name()).expect("all columns are opened with their database")
+        self.db.cf_handle(column.name())
     }
 }
 
@@ -171,10 +183,14 @@ fn instance() -> Options {
     options
 }
 
+/// The names of the columns in `dir`. A database that is not there yet has none.
+fn names(dir: &Path) -> Vec<String> {
+    DBWithThreadMode::<MultiThreaded>::list_cf(&Options::default(), dir).unwrap_or_default()
+}
+
 /// The columns in `dir` that nothing is kept in any more.
 fn retired(store: Store, dir: &Path) -> Vec<&'static str> {
-    // A database that is not there yet has none.
-    let there = DBWithThreadMode::<MultiThreaded>::list_cf(&Options::default(), dir).unwrap_or_default();
+    let there = names(dir);
     let ours = RETIRED.iter().filter(|(of, _)| *of == store).map(|(_, name)| *name);
     ours.filter(|name| there.iter().any(|found| found == name)).collect()
 }
@@ -293,17 +309,19 @@ impl Db for Rocks {
     }
 
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let value = self.db.get_cf(&self.column(column), key).map_err(error)?;
+        let Some(column) = self.there(column) else { return Ok(None) };
+        let value = self.db.get_cf(&column, key).map_err(error)?;
         Ok(value.map(Bytes::from))
     }
 
     fn scan(&self, column: Column, from: &[u8], to: Option<&[u8]>, visit: &mut Visitor<'_>) -> Result<(), Error> {
         refuse_to_scan_groups(column);
+        let Some(column) = self.there(column) else { return Ok(()) };
         let mut options = ReadOptions::default();
         if let Some(to) = to {
             options.set_iterate_upper_bound(to);
         }
-        let mut iterator = self.db.raw_iterator_cf_opt(&self.column(column), options);
+        let mut iterator = self.db.raw_iterator_cf_opt(&column, options);
         iterator.seek(from);
         while let Some((key, value)) = iterator.item() {
             if visit(key, value) == ControlFlow::Break(()) {
@@ -316,7 +334,8 @@ impl Db for Rocks {
 
     fn last(&self, column: Column) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
         refuse_to_scan_groups(column);
-        let mut iterator = self.db.raw_iterator_cf_opt(&self.column(column), ReadOptions::default());
+        let Some(column) = self.there(column) else { return Ok(None) };
+        let mut iterator = self.db.raw_iterator_cf_opt(&column, ReadOptions::default());
         iterator.seek_to_last();
         let last = iterator.item().map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(value)));
         iterator.status().map_err(error)?;

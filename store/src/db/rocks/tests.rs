@@ -347,3 +347,26 @@ fn a_column_of_an_older_program_goes_and_the_rest_stays() {
     let reading = Rocks::open_read_only(Store::Media, &folder.path()).unwrap();
     assert_eq!(reading.get(Column::Have, b"k").unwrap().as_deref(), Some(&b"kept"[..]));
 }
+
+#[test]
+fn what_an_older_program_left_is_read_before_a_newer_one_has_written() {
+    let folder = Folder::new();
+    let older = columns(Store::Meta).into_iter().filter(|column| column.name() != Column::Access.name());
+    let db = DBWithThreadMode::<MultiThreaded>::open_cf_descriptors(&instance(), folder.path(), older).unwrap();
+    db.put_cf(&db.cf_handle(Column::Config.name()).unwrap(), b"k", b"kept").unwrap();
+    drop(db);
+    let reading = Rocks::open_read_only(Store::Meta, &folder.path()).unwrap();
+    assert_eq!(reading.get(Column::Config, b"k").unwrap().as_deref(), Some(&b"kept"[..]));
+    assert_eq!(reading.get(Column::Access, b"k"), Ok(None));
+    assert_eq!(reading.last(Column::Access), Ok(None));
+    let mut seen = 0;
+    let mut visit = |_: &[u8], _: &[u8]| {
+        seen += 1;
+        ControlFlow::Continue(())
+    };
+    reading.scan(Column::Access, b"", None, &mut visit).unwrap();
+    assert_eq!(seen, 0);
+    drop(reading);
+    let (writing, loss) = Rocks::open(Store::Meta, &folder.path()).unwrap();
+    assert!(loss.is_none() && writing.last(Column::Access) == Ok(None));
+}
