@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, Incoming, ReadError, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Incoming, ReadError, ReadExactError, RecvStream, SendStream, VarInt};
 use store::access;
 use store::id::{NodeId, SessionId};
 use store::record::{self, Item};
@@ -244,23 +244,23 @@ async fn read_control(link: Arc<Link>, mut stream: RecvStream) {
     let mut buffer = vec![0; MESSAGE_LEN_MAX];
     loop {
         let mut len = [0; 2];
-        if stream.read_exact(&mut len[..1]).await.is_err() {
-            return link.connection.close(VarInt::from_u32(Close::Done as u32), b"");
+        if let Err(over) = stream.read_exact(&mut len[..1]).await {
+            return link.end(&over);
         }
         let rest = async {
-            stream.read_exact(&mut len[1..]).await.ok()?;
+            stream.read_exact(&mut len[1..]).await?;
             let len = usize::from(u16::from_be_bytes(len));
             // One that is too long is not waited for.
             let body = buffer.get_mut(..len);
             if let Some(body) = body {
-                stream.read_exact(body).await.ok()?;
+                stream.read_exact(body).await?;
             }
-            Some(len)
+            Ok(len)
         };
         let len = match tokio::time::timeout(MESSAGE_MAX, rest).await {
-            Ok(Some(len)) if len <= MESSAGE_LEN_MAX => len,
-            Ok(Some(_)) => return link.refuse("a control message is too long").await,
-            Ok(None) => return link.connection.close(VarInt::from_u32(Close::Done as u32), b""),
+            Ok(Ok(len)) if len <= MESSAGE_LEN_MAX => len,
+            Ok(Ok(_)) => return link.refuse("a control message is too long").await,
+            Ok(Err(over)) => return link.end(&over),
             Err(_) => return link.refuse("a control message that does not end").await,
         };
         allowed = (allowed + counted.elapsed().as_secs_f64() * MESSAGES_RATE).min(MESSAGES_BURST) - 1.0;
@@ -277,6 +277,14 @@ async fn read_control(link: Arc<Link>, mut stream: RecvStream) {
 }
 
 impl Link {
+    /// Ends the connection whose control stream is over. One that has ended already is left as it is: closing it again
+    /// would replace what the neighbour said at its leaving by our own closing.
+    fn end(&self, over: &ReadExactError) {
+        if !matches!(over, ReadExactError::ReadError(ReadError::ConnectionLost(_))) {
+            self.connection.close(VarInt::from_u32(Close::Done as u32), b"");
+        }
+    }
+
     /// Ends the connection of a neighbour that broke a rule, and tells the driver which.
     async fn refuse(&self, why: &str) {
         tracing::warn!(peer = %self.node.short(), why, "media: connection closed");

@@ -124,6 +124,20 @@ async fn a_probe_measures_the_line() {
     assert!((1_400_000..2_300_000).contains(&bits), "a line of 2 Mb/s was measured as {bits}");
 }
 
+/// On one thread whoever reads the connection's streams always learns of its end before whoever waits for the end.
+#[tokio::test]
+async fn what_a_neighbour_said_at_its_leaving_is_known_whoever_learns_of_it_first() {
+    let mut central = Node::start(0, 2);
+    let mut delegate = Node::start(1, 2);
+    delegate.media.dial(key(0).id(), vec![central.addr()]);
+    central.until_up(key(1).id()).await;
+    delegate.until_up(key(0).id()).await;
+    delegate.media.hang_up(key(0).id());
+    let ended = |event| if let Event::Down { said, reason, .. } = event { Some((said, reason)) } else { None };
+    let (said, reason) = central.until("loss", ended).await;
+    assert!(said, "it left in good order: {reason}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_neighbour_is_told_and_comes_back_by_itself() {
     let mut central = Node::start(0, 2);
