@@ -468,6 +468,12 @@ impl Archive {
     ) -> Result<(), Error> {
         Ok(db.scan(column, prefix, schema::after(prefix).as_deref(), visit)?)
     }
+
+    /// The value of the last key that begins with `prefix`.
+    fn last_with(&self, db: &Arc<dyn Db>, column: Column, prefix: &[u8]) -> Result<Option<Bytes>, Error> {
+        let last = db.last(column, prefix, schema::after(prefix).as_deref())?;
+        Ok(last.map(|(_, value)| value))
+    }
 }
 
 /// The changes that store a group, but for its bit in the inventory.

@@ -114,11 +114,12 @@ pub trait Db: Send + Sync + fmt::Debug {
     /// For [`Column::Groups`]: a scan would read every group, and end at the first damaged one.
     fn scan(&self, column: Column, from: &[u8], to: Option<&[u8]>, visit: &mut Visitor<'_>) -> Result<(), Error>;
 
-    /// The last key and its value, if there is one.
+    /// The last key from `from` up to, but without, `to` (`None`: to the end), and its value, if there is one. What comes
+    /// before it is not read.
     ///
     /// # Panics
     /// For [`Column::Groups`], as above.
-    fn last(&self, column: Column) -> Result<Option<(Vec<u8>, Bytes)>, Error>;
+    fn last(&self, column: Column, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Vec<u8>, Bytes)>, Error>;
 
     /// Moves everything out of the log, which a damaged byte harms most, into files that are checked piece by piece. For
     /// the end of a program: it may take some seconds.

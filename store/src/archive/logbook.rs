@@ -96,7 +96,7 @@ impl Logbook {
     }
 
     fn end(&self, node: NodeId) -> Result<Chain, Error> {
-        match self.meta.last(Column::Access)? {
+        match self.meta.last(Column::Access, &[], None)? {
             Some((key, bytes)) => Ok(Chain::after(node, number(&key)?, &bytes)),
             None => Ok(Chain::new(node)),
         }

@@ -42,9 +42,23 @@ impl Archive {
 
     /// The latest manifest of a session.
     pub fn last_manifest(&self, session: &SessionId) -> Result<Option<Signed<Manifest>>, Error> {
-        let last = self.manifests(session)?.manifests.pop();
-        last.map(|bytes| Signed::parse(bytes).map_err(|_| Error::Unreadable(format!("manifest of session {session}"))))
-            .transpose()
+        let mut end = schema::after(session.as_bytes());
+        while let Some((mut key, mut bytes)) = self.meta.last(Column::Manifests, session.as_bytes(), end.as_deref())? {
+            // Countersignatures come after the manifest they are of, under its key and one number more.
+            if key.len() > schema::manifest_key(session, 0).len() {
+                key.truncate(schema::manifest_key(session, 0).len());
+                match self.meta.get(Column::Manifests, &key)? {
+                    Some(manifest) => bytes = manifest,
+                    None => {
+                        end = Some(key);
+                        continue;
+                    }
+                }
+            }
+            let unreadable = |_| Error::Unreadable(format!("manifest of session {session}"));
+            return Signed::parse(bytes).map(Some).map_err(unreadable);
+        }
+        Ok(None)
     }
 
     /// The points that countersigned the manifest with this hash.

@@ -68,13 +68,7 @@ impl Archive {
 
     /// The end of a point's chain as it is stored. What was stored was checked then.
     pub fn segment_chain(&self, session: &SessionId, point: PointNumber, node: NodeId) -> Result<Chain, Error> {
-        let mut last = None;
-        let prefix = schema::point_prefix(session, point);
-        self.scan_prefix(&self.meta, Column::Segments, &prefix, &mut |_, value| {
-            last = Some(Bytes::copy_from_slice(value));
-            ControlFlow::Continue(())
-        })?;
-        match last {
+        match self.last_with(&self.meta, Column::Segments, &schema::point_prefix(session, point))? {
             Some(last) => chain_after(last, session, point, node),
             None => Ok(Chain::new(*session, point, node)),
         }

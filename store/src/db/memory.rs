@@ -135,10 +135,12 @@ impl Db for Memory {
         Ok(())
     }
 
-    fn last(&self, column: Column) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
+    fn last(&self, column: Column, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
         refuse_to_scan_groups(column);
         let state = self.state();
-        let last = state.live.iter().rev().find(|((c, _), _)| *c == column);
+        let range = state.live.range((column, from.to_vec())..);
+        let is_before = |key: &[u8]| to.is_none_or(|to| key < to);
+        let last = range.rev().find(|((c, key), _)| *c == column && is_before(key));
         match last {
             Some(((_, key), _)) if state.damaged.contains(&(column, key.clone())) => {
                 Err(Error::Damaged(format!("a value in {}", column.name())))

@@ -332,10 +332,15 @@ impl Db for Rocks {
         iterator.status().map_err(error)
     }
 
-    fn last(&self, column: Column) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
+    fn last(&self, column: Column, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
         refuse_to_scan_groups(column);
         let Some(column) = self.there(column) else { return Ok(None) };
-        let mut iterator = self.db.raw_iterator_cf_opt(&column, ReadOptions::default());
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(&column, options);
         iterator.seek_to_last();
         let last = iterator.item().map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(value)));
         iterator.status().map_err(error)?;

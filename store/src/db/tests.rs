@@ -49,17 +49,42 @@ fn the_last_change_of_a_batch_wins() {
 #[test]
 fn the_last_key_of_a_column_is_found() {
     on_both(|db| {
-        assert_eq!(db.last(Column::Have), Ok(None));
+        assert_eq!(db.last(Column::Have, b"", None), Ok(None));
         for (column, key) in
             [(Column::Addresses, &b"z"[..]), (Column::Have, b"a"), (Column::Have, b"b"), (Column::Groups, b"c")]
         {
             put(db, column, key, b"v");
         }
-        assert_eq!(db.last(Column::Have), Ok(Some((b"b".to_vec(), Bytes::from_static(b"v")))));
+        assert_eq!(db.last(Column::Have, b"", None), Ok(Some((b"b".to_vec(), Bytes::from_static(b"v")))));
         let mut batch = Batch::new();
         batch.delete(Column::Have, b"b");
         db.write(batch, Durability::Synced).unwrap();
-        assert_eq!(db.last(Column::Have).unwrap().map(|(key, _)| key), Some(b"a".to_vec()));
+        assert_eq!(db.last(Column::Have, b"", None).unwrap().map(|(key, _)| key), Some(b"a".to_vec()));
+    });
+}
+
+#[test]
+fn the_last_key_of_a_range_is_found() {
+    on_both(|db| {
+        for key in [&b"a1"[..], b"b1", b"b2", b"b3", b"d1", b"\xff"] {
+            put(db, Column::Have, key, b"v");
+        }
+        put(db, Column::Addresses, b"b4", b"v");
+        let check = |from: &[u8], to: Option<&[u8]>, expected: Option<&[u8]>| {
+            let last = db.last(Column::Have, from, to).unwrap().map(|(key, _)| key);
+            assert_eq!(last.as_deref(), expected, "{from:?} to {to:?}");
+        };
+        check(b"b", Some(b"c"), Some(b"b3"));
+        check(b"b", Some(b"b3"), Some(b"b2"));
+        check(b"b1", Some(b"b2"), Some(b"b1"));
+        check(b"c", Some(b"d"), None);
+        check(b"d", Some(b"b"), None);
+        check(b"a", None, Some(b"\xff"));
+        check(b"\xff\xff", None, None);
+        let mut batch = Batch::new();
+        batch.delete_range(Column::Have, b"b2", b"c");
+        db.write(batch, Durability::Synced).unwrap();
+        check(b"b", Some(b"c"), Some(b"b1"));
     });
 }
 

@@ -138,6 +138,18 @@ fn another_point_takes_a_chain_in_order_and_once() {
 }
 
 #[test]
+fn the_end_of_a_chain_is_read_without_what_comes_before_it() {
+    let twin = Twin::new();
+    for seq in 0..3 {
+        twin.put(TrackKind::Main, [seq]);
+        twin.sign(false);
+    }
+    twin.meta.damage(Column::Segments, &schema::segment_key(&session(), point(), 1));
+    assert_eq!(twin.archive.segment_chain(&session(), point(), key().id()).unwrap().len(), 3);
+    assert!(twin.archive.segments(&session(), point(), 0, usize::MAX).is_err(), "while all of it cannot be read");
+}
+
+#[test]
 fn a_group_that_is_not_what_its_point_signed_is_disputed() {
     let (origin, central) = (Twin::new(), Twin::new());
     origin.put(TrackKind::Main, [0, 1]);

@@ -358,7 +358,7 @@ fn what_an_older_program_left_is_read_before_a_newer_one_has_written() {
     let reading = Rocks::open_read_only(Store::Meta, &folder.path()).unwrap();
     assert_eq!(reading.get(Column::Config, b"k").unwrap().as_deref(), Some(&b"kept"[..]));
     assert_eq!(reading.get(Column::Access, b"k"), Ok(None));
-    assert_eq!(reading.last(Column::Access), Ok(None));
+    assert_eq!(reading.last(Column::Access, b"", None), Ok(None));
     let mut seen = 0;
     let mut visit = |_: &[u8], _: &[u8]| {
         seen += 1;
@@ -368,5 +368,5 @@ fn what_an_older_program_left_is_read_before_a_newer_one_has_written() {
     assert_eq!(seen, 0);
     drop(reading);
     let (writing, loss) = Rocks::open(Store::Meta, &folder.path()).unwrap();
-    assert!(loss.is_none() && writing.last(Column::Access) == Ok(None));
+    assert!(loss.is_none() && writing.last(Column::Access, b"", None) == Ok(None));
 }
