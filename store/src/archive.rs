@@ -94,6 +94,16 @@ pub enum Error {
         /// The number.
         n: u32,
     },
+    /// Central cannot honestly have signed this manifest after the one before it.
+    #[error("manifest {n} of session {session} {what}")]
+    Sequel {
+        /// The session.
+        session: SessionId,
+        /// The number.
+        n: u32,
+        /// What is wrong, after its name.
+        what: &'static str,
+    },
     /// A group cannot be signed for without the key it is sealed with.
     #[error("the segment cannot be signed")]
     Unsealed(#[source] seal::Error),

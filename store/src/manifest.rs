@@ -11,8 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Hash, PointNumber, SessionId, TrackId},
     segment::TRACKS_MAX,
-    signed::Content,
+    signed::{Content, Signed},
 };
+
+/// Most manifests of one session, so that a central cannot make others keep them without end: 14 MiB of the longest.
+///
+/// An honest one does not get here. It signs a further manifest only if there is something new to say, and waits twice as
+/// long before each, up to an hour: that is ten days of points that hand over late, piece by piece. What comes after the
+/// last is stored and can be checked, but no manifest speaks of it.
+pub const MANIFESTS_MAX: u32 = 256;
 
 /// How one track of a point stands at central.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +82,7 @@ impl Content for Manifest {
     const LEN_MAX: usize = 56 * 1024;
 
     fn check(&self) -> Result<(), String> {
+        check_number(self.n)?;
         if (self.n == 0) != (self.prev == Hash::NONE) {
             return Err("a manifest before it though it is the first, or none though it is not".into());
         }
@@ -82,6 +90,13 @@ impl Content for Manifest {
             return Err(format!("point {} out of order or twice", pair[1].point));
         }
         self.chains.iter().try_for_each(ChainEnd::check)
+    }
+}
+
+fn check_number(n: u32) -> Result<(), String> {
+    match n < MANIFESTS_MAX {
+        true => Ok(()),
+        false => Err(format!("number {n}, and a session has at most {MANIFESTS_MAX} manifests")),
     }
 }
 
@@ -115,6 +130,18 @@ impl Manifest {
         let said = |manifest: &Manifest| Manifest { n: 0, prev: Hash::NONE, wall_ms: 0, ..manifest.clone() };
         said(self) == said(other)
     }
+
+    /// Says in words why central cannot honestly have signed this right after `before`. Of two that have others between them
+    /// nothing can be said: a point that was away has not seen all.
+    pub fn contradicts(&self, before: &Signed<Manifest>) -> Option<&'static str> {
+        if before.content().n.checked_add(1) != Some(self.n) {
+            return None;
+        }
+        if self.prev != before.hash() {
+            return Some("does not follow the one before it");
+        }
+        self.says_what(before.content()).then_some("says nothing that the one before it does not say")
+    }
 }
 
 /// What a point signs for its part of a manifest.
@@ -141,6 +168,10 @@ impl Content for Countersignature {
     const KIND: &'static str = "application/vnd.diemcau.countersignature.v1+cbor";
 
     const LEN_MAX: usize = 1024;
+
+    fn check(&self) -> Result<(), String> {
+        check_number(self.n)
+    }
 }
 
 impl Countersignature {
@@ -165,7 +196,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{id::TrackKind, keys::NodeKey, signed::Signed};
+    use crate::{id::TrackKind, keys::NodeKey};
 
     fn key(byte: u8) -> NodeKey {
         NodeKey::from_bytes(&[byte; 32])
@@ -234,12 +265,27 @@ mod tests {
             assert_eq!(error, format!("the signed record has {expected}"));
         };
         check(|m| m.n = 0, "a manifest before it though it is the first, or none though it is not");
+        check(|m| m.n = MANIFESTS_MAX, "number 256, and a session has at most 256 manifests");
         check(|m| m.chains.swap(0, 1), "point 1 out of order or twice");
         check(|m| m.chains[2].closed = true, "point 7 with an end of no segments");
         check(|m| m.chains[0].segments = 0, "point 1 with an end of no segments");
         check(|m| m.chains[0].tracks[0].groups = 58, "point 1 with more groups than numbers");
         check(|m| m.chains[0].tracks[0].groups = u64::MAX, "point 1 with more groups than numbers");
         check(|m| m.chains[0].point = point(0), "point 0 with another point's track");
+    }
+
+    #[test]
+    fn a_manifest_follows_the_one_before_it_and_has_something_new_to_say() {
+        let before = Signed::new(manifest(), &key(5));
+        let check = |change: fn(&mut Manifest), expected: Option<&str>| {
+            let mut next = Manifest { n: 2, prev: before.hash(), wall_ms: 1, ..manifest() };
+            change(&mut next);
+            assert_eq!(next.contradicts(&before), expected);
+        };
+        check(|m| m.entries += 1, None);
+        check(|_| {}, Some("says nothing that the one before it does not say"));
+        check(|m| m.prev = Hash::NONE, Some("does not follow the one before it"));
+        check(|m| (m.n, m.prev) = (3, Hash::NONE), None);
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn close(
                 signed
             }
             Err(error) => {
-                tracing::error!(%session, error = sentence(&error), "so large a session has no manifest");
+                tracing::error!(%session, error = sentence(&error), "what is new in the session is in no manifest");
                 return Ok(Ok(Some(BTreeSet::new())));
             }
         },
@@ -174,7 +174,7 @@ async fn heard(vault: Vault, node: NodeId, manifest: Signed<Manifest>, answer: &
         }
     };
     let by = match Signed::<Countersignature>::parse(record) {
-        Ok(by) if by.signer() == node && by.content().manifest == manifest.hash() => by,
+        Ok(by) if by.signer() == node && answers(by.content(), &manifest) => by,
         Ok(_) | Err(_) => {
             tracing::error!(%session, point, "a point answered with something else than its countersignature");
             return true;
@@ -190,6 +190,12 @@ async fn heard(vault: Vault, node: NodeId, manifest: Signed<Manifest>, answer: &
         })
     });
     matches!(stored.await, Ok(Ok(Ok(()))))
+}
+
+/// Whether this is a countersignature of that manifest, and lies under its number.
+fn answers(by: &Countersignature, manifest: &Signed<Manifest>) -> bool {
+    let Manifest { session, n, .. } = *manifest.content();
+    (by.session, by.n, by.manifest) == (session, n, manifest.hash())
 }
 
 /// What this point answers when central asks it to countersign.
@@ -240,4 +246,109 @@ fn try_countersign(
     let by = Signed::new(by, key);
     archive.put_countersignature(&by).map_err(said)?;
     Ok(by.bytes().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use store::db::memory::Memory;
+    use store::id::{Hash, PointNumber};
+    use store::manifest::{ChainEnd, MANIFESTS_MAX};
+    use store::seal::Suite;
+    use store::session::{Member, Period};
+
+    use super::*;
+
+    fn key(byte: u8) -> NodeKey {
+        NodeKey::from_bytes(&[byte; 32])
+    }
+
+    fn number(number: u16) -> PointNumber {
+        PointNumber::new(number).expect("a number")
+    }
+
+    /// The archive of point 2, which was in a session that point 1 chaired.
+    fn point() -> (Archive, Head) {
+        let archive = Archive::over(Arc::<Memory>::default(), Arc::<Memory>::default()).expect("an archive");
+        let member = |n: u16| Member { number: number(n), node: key(n as u8).id(), name: format!("Xã {n}") };
+        let head = Head {
+            id: SessionId::from_parts(1_700_000_000_000, [1; 10]),
+            title: "Định kỳ".into(),
+            state: State::Ended,
+            central: key(1).id(),
+            points: vec![member(1), member(2)],
+            epochs: vec![Period::first(Hash::NONE)],
+            suite: Suite::default(),
+            started_unix_ms: 1_700_000_000_000,
+            ended_unix_ms: Some(1_700_000_060_000),
+        };
+        archive.put_head(&head).expect("room");
+        (archive, head)
+    }
+
+    fn manifest(head: &Head, n: u32, prev: Hash, wall_ms: u64, entries: u64) -> Signed<Manifest> {
+        let end = |point| ChainEnd { point, segments: 0, last: Hash::NONE, closed: false, tracks: vec![] };
+        let chains = head.points.iter().map(|member| end(member.number)).collect();
+        let (journal, session) = (Hash::NONE, head.id);
+        let manifest = Manifest { session, n, prev, wall_ms, head: Hash::of(&head.encode()), entries, journal, chains };
+        Signed::new(manifest, &key(1))
+    }
+
+    fn ask(archive: &Archive, head: &Head, manifest: &Signed<Manifest>) -> Result<(), String> {
+        match countersign(archive, &key(2), head.id, key(1).id(), manifest.bytes().clone()) {
+            Message::Countersigned { .. } => Ok(()),
+            Message::Refused { reason, .. } => Err(reason),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_central_that_signs_without_end_fills_no_disk() {
+        let (archive, head) = point();
+        let mut prev = Hash::NONE;
+        for n in 0..10_000 {
+            let manifest = manifest(&head, n, prev, u64::from(n), u64::from(n));
+            prev = manifest.hash();
+            match ask(&archive, &head, &manifest) {
+                Ok(()) => assert!(n < MANIFESTS_MAX),
+                Err(reason) => {
+                    assert!(n >= MANIFESTS_MAX, "{reason}");
+                    assert!(
+                        reason.ends_with(&format!("number {n}, and a session has at most 256 manifests")),
+                        "{reason}"
+                    );
+                }
+            }
+        }
+        let stored = archive.manifests(&head.id).expect("readable");
+        assert_eq!((stored.manifests.len(), stored.countersigned.len()), (256, 256));
+    }
+
+    #[test]
+    fn a_manifest_that_only_says_the_same_later_is_not_stored_again() {
+        let (archive, head) = point();
+        let first = manifest(&head, 0, Hash::NONE, 1, 5);
+        assert_eq!(ask(&archive, &head, &first), Ok(()));
+        assert_eq!(ask(&archive, &head, &first), Ok(()), "the answer was lost, and central asks again");
+        let again = ask(&archive, &head, &manifest(&head, 1, first.hash(), 2, 5)).expect_err("nothing is new");
+        assert!(again.ends_with("says nothing that the one before it does not say"), "{again}");
+        let forked = ask(&archive, &head, &manifest(&head, 1, Hash::NONE, 2, 6)).expect_err("none is before it");
+        assert!(forked.contains("a manifest before it though it is the first, or none though it is not"), "{forked}");
+        assert_eq!(ask(&archive, &head, &manifest(&head, 1, first.hash(), 2, 6)), Ok(()));
+        assert_eq!(ask(&archive, &head, &manifest(&head, 7, Hash::of(b"6"), 3, 6)), Ok(()), "it was away for some");
+        assert_eq!(archive.manifests(&head.id).expect("readable").manifests.len(), 3);
+    }
+
+    #[test]
+    fn a_countersignature_is_of_the_manifest_that_was_asked_about() {
+        let (archive, head) = point();
+        let manifest = manifest(&head, 0, Hash::NONE, 1, 5);
+        let answer = countersign(&archive, &key(2), head.id, key(1).id(), manifest.bytes().clone());
+        let Message::Countersigned { record, .. } = answer else { panic!("{answer:?}") };
+        let by = Signed::<Countersignature>::parse(record).expect("good");
+        assert!(answers(by.content(), &manifest));
+        let other = Countersignature { n: 200, ..by.content().clone() };
+        assert!(!answers(&other, &manifest), "a place of another manifest must not be taken");
+    }
 }

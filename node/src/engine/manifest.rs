@@ -17,8 +17,11 @@ use store::id::{NodeId, SessionId};
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long it waits for those who have not.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How long it must have been quiet before a further manifest is signed.
+/// How long what came later waits for more to come before a further manifest is signed. With each it is twice as long, so
+/// that a point that hands over for hours is not the cause of hundreds: a session may have so many and no more.
 const QUIET: Duration = Duration::from_secs(20);
+/// The longest such wait.
+const QUIET_MAX: Duration = Duration::from_secs(3600);
 /// Pause after a question without an answer.
 const AGAIN: Duration = Duration::from_secs(10);
 /// Sessions looked after at once. Beyond it the oldest goes, until the node starts again.
@@ -102,6 +105,8 @@ struct Closing {
     /// When to look again; `None` while nothing is to be signed.
     sign_at: Option<Instant>,
     signing: bool,
+    /// Manifests signed in this run.
+    signed: u32,
     /// Who has not countersigned, and when to ask.
     open: BTreeMap<NodeId, Question>,
 }
@@ -110,6 +115,13 @@ struct Closing {
 struct Question {
     asking: bool,
     at: Instant,
+}
+
+impl Closing {
+    /// How long what comes now waits for more to come.
+    fn quiet(&self) -> Duration {
+        QUIET.saturating_mul(1 << self.signed.saturating_sub(1).min(8)).min(QUIET_MAX)
+    }
 }
 
 impl Engine {
@@ -121,6 +133,7 @@ impl Engine {
                     deadline: now + WAIT_MAX,
                     sign_at: Some(now),
                     signing: false,
+                    signed: 0,
                     open: BTreeMap::new(),
                 });
                 while self.sessions.len() > SESSIONS_MAX {
@@ -129,18 +142,19 @@ impl Engine {
             }
             Input::Changed { session } => self.with(session, |closing| {
                 // Before the first manifest it is looked at soon anyway.
-                closing.sign_at.get_or_insert(now + QUIET);
+                closing.sign_at.get_or_insert(now + closing.quiet());
             }),
             Input::Signed { session, open } => self.with(session, |closing| {
                 closing.signing = false;
                 match open {
                     Some(open) => {
+                        closing.signed = closing.signed.saturating_add(1);
                         let question = |node| (node, Question { asking: false, at: now });
                         closing.open = open.into_iter().map(question).collect();
                     }
                     None => {
-                        let pause = if now < closing.deadline { LOOK_EVERY } else { WAIT_MAX };
-                        closing.sign_at.get_or_insert(now + pause);
+                        let look = now + if now < closing.deadline { LOOK_EVERY } else { WAIT_MAX };
+                        closing.sign_at = Some(closing.sign_at.map_or(look, |at| at.min(look)));
                     }
                 }
             }),
@@ -295,6 +309,23 @@ mod tests {
         assert_eq!(bench.tell(Input::Changed { session: session() }), []);
         assert_eq!(bench.signed(Some(&[POINT])), [ask()]);
         assert_eq!(bench.wait().1, [sign(true)], "what came while it was signed counts too");
+    }
+
+    #[test]
+    fn a_point_that_hands_over_for_days_is_not_the_cause_of_hundreds_of_manifests() {
+        let mut bench = Bench::new();
+        bench.signed(Some(&[]));
+        let (mut waited, mut waits) = (Duration::ZERO, Vec::new());
+        while waited < Duration::from_secs(10 * 24 * 3600) {
+            bench.tell(Input::Changed { session: session() });
+            let (pause, outputs) = bench.wait();
+            assert_eq!(outputs.len(), 1);
+            bench.signed(Some(&[]));
+            waits.push(pause.as_secs());
+            waited += pause;
+        }
+        assert_eq!(waits[..9], [20, 40, 80, 160, 320, 640, 1280, 2560, 3600]);
+        assert!(waits.len() < store::manifest::MANIFESTS_MAX as usize, "{}", waits.len());
     }
 
     #[test]

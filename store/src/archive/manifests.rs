@@ -55,8 +55,7 @@ impl Archive {
                     }
                 }
             }
-            let unreadable = |_| Error::Unreadable(format!("manifest of session {session}"));
-            return Signed::parse(bytes).map(Some).map_err(unreadable);
+            return parse(session, bytes).map(Some);
         }
         Ok(None)
     }
@@ -69,7 +68,7 @@ impl Archive {
     }
 
     /// Stores a manifest. A different one of the same number is [`Error::Manifest`]: central is not honest, or its archive was
-    /// set back.
+    /// set back. One that does not follow the one before it, or only repeats it, is [`Error::Sequel`].
     pub fn put_manifest(&self, manifest: &Signed<Manifest>) -> Result<(), Error> {
         let _writing = self.write()?;
         let Manifest { session, n, .. } = *manifest.content();
@@ -78,6 +77,14 @@ impl Archive {
             Some(bytes) if bytes == *manifest.bytes() => return Ok(()),
             Some(_) => return Err(Error::Manifest { session, n }),
             None => {}
+        }
+        let before = match n.checked_sub(1) {
+            Some(before) => self.meta.get(Column::Manifests, &schema::manifest_key(&session, before))?,
+            None => None,
+        };
+        let before = before.map(|bytes| parse(&session, bytes)).transpose()?;
+        if let Some(what) = before.and_then(|before| manifest.content().contradicts(&before)) {
+            return Err(Error::Sequel { session, n, what });
         }
         let mut batch = Batch::new();
         batch.put(Column::Manifests, &key, manifest.bytes().clone());
@@ -144,6 +151,10 @@ impl Archive {
     }
 }
 
+fn parse(session: &SessionId, bytes: Bytes) -> Result<Signed<Manifest>, Error> {
+    Signed::parse(bytes).map_err(|_| Error::Unreadable(format!("manifest of session {session}")))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -194,6 +205,16 @@ mod tests {
         assert_eq!(archive.last_manifest(&session), Ok(Some(second.clone())));
         let other = Signed::new(Manifest { wall_ms: 8, ..second.content().clone() }, &key(1));
         assert_eq!(archive.put_manifest(&other), Err(Error::Manifest { session, n: 1 }));
+        let sequel = |change: fn(&mut Manifest)| {
+            let mut next = Manifest { n: 2, prev: second.hash(), wall_ms: 9, ..second.content().clone() };
+            change(&mut next);
+            archive.put_manifest(&Signed::new(next, &key(1))).unwrap_err().to_string()
+        };
+        let repeats = format!("manifest 2 of session {session} says nothing that the one before it does not say");
+        assert_eq!(sequel(|_| {}), repeats);
+        assert!(
+            sequel(|next| (next.prev, next.entries) = (Hash::NONE, 7)).ends_with("does not follow the one before it")
+        );
 
         let point = PointNumber::new(1).unwrap();
         let by =
@@ -203,5 +224,12 @@ mod tests {
         assert_eq!(archive.countersigners(&session, second.hash()), Ok(BTreeSet::new()));
         let stored = archive.manifests(&session).unwrap();
         assert_eq!((stored.manifests.len(), stored.countersigned.len()), (2, 1));
+        archive.put_countersignature(&Signed::new(by(1, second.hash()), &key(1))).unwrap();
+        archive.put_countersignature(&Signed::new(by(9, Hash::NONE), &key(1))).unwrap();
+        assert_eq!(
+            archive.last_manifest(&session),
+            Ok(Some(second)),
+            "what is countersigned comes after what is signed"
+        );
     }
 }
