@@ -414,7 +414,7 @@ fn span(from: u64, to: u64) -> String {
 }
 
 /// An error with its causes, in one line.
-pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+pub fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

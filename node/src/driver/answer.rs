@@ -10,10 +10,10 @@ use store::archive::Archive;
 use store::id::{NodeId, SessionId};
 use store::inventory::Have;
 use store::keys::recovery_recipient;
+use store::verify::sentence;
 use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 
-use super::deeds::sentence;
 use super::gate::logged;
 use super::{Driver, Operator, unix_ms};
 use crate::control::{self, Clock, Counters, Disk, Fault, Latency, PointStatus, Request, Response, Stats, Status};

@@ -9,11 +9,11 @@ use store::access::{Deed, What, Who};
 use store::id::{Hash, NodeId};
 use store::roster::{self as rosters, Membership};
 use store::signed::Signed;
+use store::verify::sentence;
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
 
 use super::Driver;
-use super::deeds::sentence;
 use crate::engine::rights;
 use crate::engine::roster::{Input, Item, Known, Output};
 use crate::engine::session;

@@ -10,6 +10,7 @@ use store::id::{GroupId, NodeId, SessionId, TrackId};
 use store::journal::Event;
 use store::keys::{Epoch, Wrap};
 use store::session::{Head, State};
+use store::verify::sentence;
 use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 
@@ -361,15 +362,4 @@ async fn keep(
     let vault = vault.clone();
     let stored = spawn_blocking(move || vault.run(|_| ())).await;
     matches!(stored, Ok(Ok(()))).then_some(missing)
-}
-
-/// An error with its causes, in one line.
-pub(super) fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

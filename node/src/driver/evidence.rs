@@ -15,10 +15,10 @@ use store::keys::{NodeKey, WrapKey};
 use store::segment::Segment;
 use store::session::{Head, State};
 use store::signed::Signed;
+use store::verify::sentence;
 use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 
-use super::deeds::sentence;
 use super::manifest::countersign;
 use super::{Driver, unix_ms};
 use crate::engine::evidence::{Input, Output, Standing};

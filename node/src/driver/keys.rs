@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use store::id::{Hash, NodeId, SessionId};
 use store::keys::{Epoch, SessionKey, WrapContext, recovery_recipient};
 use store::session::Head;
+use store::verify::sentence;
 use tokio::task::block_in_place;
 
 use super::Driver;
-use super::deeds::sentence;
 use crate::engine::session::{Input, Own, Wraps};
 use crate::studio::Keys;
 

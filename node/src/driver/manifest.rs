@@ -11,9 +11,9 @@ use store::keys::NodeKey;
 use store::manifest::{Countersignature, Manifest};
 use store::session::{Head, State};
 use store::signed::Signed;
+use store::verify::sentence;
 use tokio::task::spawn_blocking;
 
-use super::deeds::sentence;
 use super::{Driver, unix_ms};
 use crate::engine::manifest::{Input, Output};
 use crate::vault::{Closed, Vault};

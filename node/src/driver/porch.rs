@@ -10,10 +10,10 @@ use store::access::{self, Deed, What, Who};
 use store::id::NodeId;
 use store::roster::{Admission, GrantId, Membership, Unfit};
 use store::signed::Signed;
+use store::verify::sentence;
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
-use super::deeds::sentence;
 use super::gate::logged;
 use super::{Driver, unix_ms};
 use crate::control::{Fault, Response};
