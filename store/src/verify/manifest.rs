@@ -56,18 +56,25 @@ pub(super) fn manifest_of(
     }
 }
 
-/// The last manifest, if all are whole up to it.
+/// The last manifest, if all are whole up to it. A point that is not central has those it was asked to countersign, so some
+/// may be missing between them.
 fn last(exhibit: &dyn Exhibit, head: &Head, whole: bool, report: &mut Report) -> Option<Signed<Manifest>> {
     let mut last: Option<Signed<Manifest>> = None;
     for (n, bytes) in (0..).zip(exhibit.manifests()) {
         let prev = last.as_ref().map_or(Hash::NONE, Signed::hash);
+        let least = last.as_ref().map_or(0, |last| last.content().n.saturating_add(1));
         let read = bytes.and_then(|bytes| Signed::<Manifest>::parse(bytes).map_err(|error| sentence(&error)));
         let read = read.and_then(|manifest| {
             let content = manifest.content();
             match (manifest.signer() == head.central, content.session == head.id) {
                 (false, _) => Err("is not signed by central".to_owned()),
                 (_, false) => Err("is of another session".to_owned()),
-                _ if (content.n, content.prev) != (n, prev) => Err("does not follow the one before it".to_owned()),
+                _ if content.n < least
+                    || (content.n > least && whole)
+                    || (content.n == least && content.prev != prev) =>
+                {
+                    Err("does not follow the one before it".to_owned())
+                }
                 _ => Ok(manifest),
             }
         });

@@ -420,6 +420,28 @@ fn a_manifest_that_is_changed_dropped_or_anothers_is_named() {
 }
 
 #[test]
+fn a_point_that_was_away_lacks_manifests_and_that_is_no_fault() {
+    let mut case = good();
+    case.countersigned.clear();
+    let first = Signed::<Manifest>::parse(case.manifests[0].clone()).unwrap();
+    let later = |n, prev| Signed::new(Manifest { n, prev, ..first.content().clone() }, &key(0));
+    let third = later(2, Hash::of(b"second"));
+    let fourth = later(3, third.hash());
+    let of = |manifests: &[&Signed<Manifest>], only| {
+        let manifests = manifests.iter().map(|manifest| manifest.bytes().clone()).collect();
+        let case = Case { manifests, ..case.clone() };
+        let report = verify(&case, &Options { only, ..Options::default() }, &mut |_, _| {});
+        report.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let point = Some(number(1));
+    assert_eq!(of(&[&third, &fourth], point), [""; 0]);
+    assert_eq!(of(&[&first, &third, &fourth], point), [""; 0]);
+    assert_eq!(of(&[&third, &first], point), ["manifest 1: does not follow the one before it"]);
+    assert_eq!(of(&[&third, &later(3, first.hash())], point), ["manifest 1: does not follow the one before it"]);
+    assert_eq!(of(&[&third], None), ["manifest 0: does not follow the one before it"], "central has all");
+}
+
+#[test]
 fn who_has_not_countersigned_is_told_and_a_false_countersignature_is_named() {
     let mut case = good();
     let good = std::mem::take(&mut case.countersigned);
