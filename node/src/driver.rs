@@ -155,6 +155,7 @@ struct Events {
     spreading: mpsc::Receiver<spreading::Input>,
     evidence: mpsc::Receiver<witness::Input>,
     manifests: mpsc::Receiver<closing::Input>,
+    records: mpsc::Receiver<evidence::Given>,
     porch: mpsc::Receiver<door::Input>,
 }
 
@@ -179,6 +180,7 @@ struct Driver {
     /// Knows when to sign what a session consists of.
     manifests: closing::Engine,
     told_of_manifests: mpsc::Sender<closing::Input>,
+    told_of_records: mpsc::Sender<evidence::Given>,
     /// Signed records of other points that may wait for the vault.
     takes: Arc<Semaphore>,
     /// Where those stand who want to join.
@@ -310,6 +312,7 @@ impl Driver {
         let (told_of_roster, from_others) = mpsc::channel(INPUTS_MAX);
         let (told_of_evidence, from_signing) = mpsc::channel(INPUTS_MAX);
         let (told_of_manifests, from_closing) = mpsc::channel(INPUTS_MAX);
+        let (told_of_records, from_points) = mpsc::channel(TAKES_MAX);
         let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
         let studio = Studio::new(
             studio::Config {
@@ -352,6 +355,7 @@ impl Driver {
             told_of_evidence,
             manifests: closing::Engine::default(),
             told_of_manifests,
+            told_of_records,
             takes: Arc::new(Semaphore::new(TAKES_MAX)),
             porch,
             roster,
@@ -390,6 +394,7 @@ impl Driver {
             spreading: from_others,
             evidence: from_signing,
             manifests: from_closing,
+            records: from_points,
             porch: from_porch,
         };
         Ok((driver, events))
@@ -422,6 +427,7 @@ impl Driver {
                 Some(event) = events.spreading.recv() => self.spread(event),
                 Some(event) = events.evidence.recv() => self.witness(event),
                 Some(event) = events.manifests.recv() => self.close_record(event),
+                Some(given) = events.records.recv() => self.given(given),
                 Some(event) = events.porch.recv() => self.knocked(event),
                 Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),
                 () = tokio::time::sleep_until(deadline.into()) => self.tick(),

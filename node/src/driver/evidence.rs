@@ -4,7 +4,7 @@
 //! segment where to go on. So it is the same for a running session and for one that an earlier run left behind.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use store::access;
@@ -16,8 +16,8 @@ use store::segment::Segment;
 use store::session::{Head, State};
 use store::signed::Signed;
 use store::verify::sentence;
-use tokio::sync::oneshot;
-use tokio::task::{block_in_place, spawn_blocking};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::spawn_blocking;
 
 use super::manifest::countersign;
 use super::{Driver, unix_ms};
@@ -31,11 +31,27 @@ use crate::wire::evidence::Message;
 /// Runs of groups one segment can bring into the journal as disputed. The first says enough.
 const DISPUTES_MAX: usize = 4;
 
+/// Segments that central takes of a point however short the session is: as many as it signs in a day.
+const SEGMENTS_MIN: u32 = 2880;
+
+/// For each so much time of a session, one more. A point signs one in 30 s, and more only after a crash: this is as many as if it
+/// crashed after every group. So no point can make central store more by signing than by recording.
+const SEGMENT_EACH: Duration = Duration::from_secs(3);
+
 /// What this point signs with.
 #[derive(Clone)]
 pub(super) struct Signer {
     pub(super) node: NodeKey,
     pub(super) wrap: WrapKey,
+}
+
+/// A signed record that another point gave, and what lies on our disk of its session.
+pub(super) struct Given {
+    from: NodeId,
+    message: Message,
+    head: Result<Option<Head>, archive::Error>,
+    reply: oneshot::Sender<Bytes>,
+    place: OwnedSemaphorePermit,
 }
 
 impl Driver {
@@ -114,67 +130,84 @@ impl Driver {
         };
         let message = match Message::decode(message) {
             Ok(message) => message,
+            Err(error) => return self.unreadable(from, &error),
+        };
+        let (vault, told) = (self.vault.clone(), self.told_of_records.clone());
+        spawn_blocking(move || {
+            let head = vault.archive().head(&message.session());
+            // The driver is gone when this fails.
+            let _ = told.blocking_send(Given { from, message, head, reply, place });
+        });
+    }
+
+    /// Takes what was given, if whoever gave it may.
+    pub(super) fn given(&mut self, given: Given) {
+        let Given { from, message, head, reply, place } = given;
+        let session = message.session();
+        // The asker may have given up.
+        let refuse =
+            |reply: oneshot::Sender<Bytes>, why: &str| drop(reply.send(Message::refused(session, why).encode()));
+        let head = match head {
+            Ok(head) => head,
             Err(error) => {
-                let door = access::What::Door { door: access::Door::Mesh };
-                self.access.refused(access::Who::Point { node: from }, access::Deed::Ask, door, &error.to_string());
-                return tracing::warn!(point = self.name(from), %error, "a question cannot be read");
+                let error = sentence(&error);
+                tracing::error!(%session, error, "whether a signed record may be taken cannot be read");
+                return refuse(reply, &error);
             }
         };
-        let session = message.session();
-        let head = block_in_place(|| self.vault.archive().head(&session)).ok().flatten();
         let who = Who::Node(from);
         let part = head.as_ref().map_or(Part::Unknown, |head| Part::of(head, &from));
         let (record, deed) = match message {
             Message::Segment { record, .. } => (record, Deed::Report(part)),
             Message::Manifest { record, .. } => (record, Deed::Direct(part)),
             Message::Wants { .. } | Message::Countersigned { .. } | Message::Refused { .. } => {
-                // The asker may have given up.
-                let _ = reply.send(Message::refused(session, "an answer to nothing that was asked").encode());
-                return;
+                return refuse(reply, "an answer to nothing that was asked");
             }
         };
         let directs = matches!(deed, Deed::Direct(_));
         if let Err(denied) = may(&self.members, &who, deed) {
             self.denied(&who, access::Deed::Send, access::What::Session { session }, denied);
-            let _ = reply.send(Message::refused(session, &denied.to_string()).encode());
-            return;
+            return refuse(reply, &denied.to_string());
         }
+        let (vault, inputs, name) = (self.vault.clone(), self.inputs.clone(), self.name(from));
         if directs {
             let key = self.identity.node.clone();
-            let queued = block_in_place(|| {
-                self.vault.then(move |archive| {
-                    let _ = reply.send(countersign(archive, &key, session, from, record).encode());
-                    drop(place);
-                })
+            spawn_blocking(move || {
+                let done = vault.run(move |archive| countersign(archive, &key, session, from, record));
+                answer(done.map(|answer| (answer, Vec::new())), reply, place);
             });
-            if queued.is_err() {
-                tracing::debug!("a manifest is not countersigned, as the node is stopping");
-            }
             return;
         }
-        let number = head.filter(|head| head.central == self.me).and_then(|head| head.number(&from));
-        let Some(point) = number else {
-            let _ = reply.send(Message::refused(session, "this point does not chair that session").encode());
-            return;
+        let head = head.filter(|head| head.central == self.me);
+        let Some((point, head)) = head.and_then(|head| Some((head.number(&from)?, head))) else {
+            return refuse(reply, "this point does not chair that session");
         };
         self.close_record(closing::Input::Changed { session });
-        let (inputs, name) = (self.inputs.clone(), self.name(from));
-        let queued = block_in_place(|| {
-            self.vault.then(move |archive| {
-                let (answer, incidents) = take(archive, session, point, from, record);
-                let _ = reply.send(answer.encode());
-                drop(place);
-                for event in incidents {
-                    tracing::error!(%session, point = name, ?event, "what a point signed does not fit what is here");
-                    // The driver is gone when this fails; the records themselves remain.
-                    let _ = inputs.blocking_send(session::Input::Incident { session, event });
-                }
-            })
+        spawn_blocking(move || {
+            let taken = vault.run(move |archive| take(archive, &head, point, from, record));
+            for event in answer(taken, reply, place) {
+                tracing::error!(%session, point = name, ?event, "what a point signed does not fit what is here");
+                // The driver is gone when this fails; the records themselves remain.
+                let _ = inputs.blocking_send(session::Input::Incident { session, event });
+            }
         });
-        if queued.is_err() {
-            tracing::debug!("a segment is not taken, as the node is stopping");
-        }
     }
+}
+
+/// Sends what the vault said, and gives what is wrong beyond it.
+fn answer(
+    done: Result<(Message, Vec<Event>), Closed>,
+    reply: oneshot::Sender<Bytes>,
+    place: OwnedSemaphorePermit,
+) -> Vec<Event> {
+    let Ok((answer, incidents)) = done else {
+        tracing::debug!("a signed record is not taken, as the node is stopping");
+        return Vec::new();
+    };
+    // The asker may have given up.
+    let _ = reply.send(answer.encode());
+    drop(place);
+    incidents
 }
 
 /// Signs what lies unsigned. Everything queued for the vault before is on the disk by then.
@@ -253,19 +286,18 @@ fn heard(central: NodeId, session: SessionId, answer: &[u8]) -> Input {
 }
 
 /// Stores a segment that its point gave, and gives the answer, and what is wrong beyond it.
-fn take(
-    archive: &Archive,
-    session: SessionId,
-    point: PointNumber,
-    from: NodeId,
-    record: Bytes,
-) -> (Message, Vec<Event>) {
+fn take(archive: &Archive, head: &Head, point: PointNumber, from: NodeId, record: Bytes) -> (Message, Vec<Event>) {
+    let session = head.id;
     let refused = |reason: &str| Message::refused(session, reason);
     let segment = match Signed::<Segment>::parse(record) {
         Ok(segment) if (segment.content().session, segment.content().point) == (session, point) => segment,
         Ok(_) => return (refused("the segment is of another session or point"), Vec::new()),
         Err(error) => return (refused(&sentence(&error)), Vec::new()),
     };
+    let max = segments_max(head, unix_ms());
+    if segment.content().n >= max {
+        return (refused(&format!("so long a session has at most {max} segments of a point")), Vec::new());
+    }
     let stored = archive.append_segment(from, &segment);
     if let Err(archive::Error::Forked { n, .. }) = &stored {
         return (refused("another segment of this number is here"), vec![Event::Forked { point, n: *n }]);
@@ -273,13 +305,27 @@ fn take(
     let wants = archive.segment_chain(&session, point, from).map(|chain| Message::Wants { session, next: chain.len() });
     match (stored, wants) {
         (Ok(()), Ok(wants)) => {
-            let disputed = archive.disputed(segment.content()).unwrap_or_default();
-            (wants, runs(&disputed).into_iter().take(DISPUTES_MAX).collect())
+            match archive.disputed(segment.content()) {
+                Ok(disputed) => (wants, runs(&disputed).into_iter().take(DISPUTES_MAX).collect()),
+                // It comes again after a refusal, and is compared then.
+                Err(error) => {
+                    let error = sentence(&error);
+                    tracing::error!(%session, %point, error, "what a point signed cannot be compared with what is here");
+                    (refused(&error), Vec::new())
+                }
+            }
         }
         // One that is ahead of what is here is answered by what is wanted; so is one that forked long ago.
         (Err(archive::Error::Segment(error)), Ok(wants)) if is_ahead(&error) => (wants, Vec::new()),
         (Err(error), _) | (Ok(()), Err(error)) => (refused(&sentence(&error)), Vec::new()),
     }
+}
+
+/// How many segments of a point central takes by now.
+fn segments_max(head: &Head, now_ms: u64) -> u32 {
+    let lasted_ms = head.ended_unix_ms.unwrap_or(now_ms).saturating_sub(head.started_unix_ms);
+    let each = u128::from(lasted_ms) / SEGMENT_EACH.as_millis();
+    u32::try_from(each).unwrap_or(u32::MAX).saturating_add(SEGMENTS_MIN)
 }
 
 fn is_ahead(error: &store::segment::Error) -> bool {
@@ -310,7 +356,61 @@ pub(super) fn sign_before_stop(vault: &Vault, signer: &Signer, sessions: Vec<Ses
 
 #[cfg(test)]
 mod tests {
+    use store::db::memory::Memory;
+    use store::id::Hash;
+    use store::seal::Suite;
+    use store::segment::Chain;
+    use store::session::{Member, Period};
+
     use super::*;
+
+    /// A session of one minute that point 1 chaired.
+    fn minute() -> Head {
+        let member = |n: u16| {
+            let (number, node) = (PointNumber::new(n).unwrap(), NodeKey::from_bytes(&[n as u8; 32]).id());
+            Member { number, node, name: format!("Xã {n}") }
+        };
+        Head {
+            id: SessionId::from_parts(1_700_000_000_000, [1; 10]),
+            title: "Định kỳ".into(),
+            state: State::Ended,
+            central: member(1).node,
+            points: vec![member(1), member(2)],
+            epochs: vec![Period::first(Hash::NONE)],
+            suite: Suite::default(),
+            started_unix_ms: 1_700_000_000_000,
+            ended_unix_ms: Some(1_700_000_060_000),
+        }
+    }
+
+    #[test]
+    fn a_point_that_signs_without_end_fills_no_disk() {
+        let (head, key, point) = (minute(), NodeKey::from_bytes(&[2; 32]), PointNumber::new(2).unwrap());
+        let archive = Archive::over(Arc::<Memory>::default(), Arc::<Memory>::default()).unwrap();
+        let mut chain = Chain::new(head.id, point, key.id());
+        let max = SEGMENTS_MIN + 20;
+        for n in 0..max + 100 {
+            let segment = chain.append(&key, chain.begin(0)).unwrap();
+            match take(&archive, &head, point, key.id(), segment.bytes().clone()).0 {
+                Message::Wants { next, .. } => assert!(next == n + 1 && n < max, "{n}"),
+                Message::Refused { reason, .. } => {
+                    assert_eq!(reason, "so long a session has at most 2900 segments of a point");
+                    assert!(n >= max, "{n}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(archive.segment_chain(&head.id, point, key.id()).unwrap().len(), max);
+    }
+
+    #[test]
+    fn a_long_session_has_more_segments_and_a_clock_that_went_back_refuses_no_day() {
+        let day = 24 * 3600 * 1000;
+        let head = Head { ended_unix_ms: None, ..minute() };
+        assert_eq!(segments_max(&head, head.started_unix_ms + 10 * day), SEGMENTS_MIN + 10 * 28_800);
+        assert_eq!(segments_max(&head, 0), SEGMENTS_MIN);
+        assert_eq!(segments_max(&head, u64::MAX), u32::MAX);
+    }
 
     #[test]
     fn neighbouring_groups_are_one_entry() {

@@ -115,11 +115,7 @@ impl Driver {
         }
         let message = match Message::decode(message) {
             Ok(message) => message,
-            Err(error) => {
-                let door = access::What::Door { door: access::Door::Mesh };
-                self.access.refused(access::Who::Point { node: from }, access::Deed::Ask, door, &error.to_string());
-                return tracing::warn!(point = self.name(from), %error, "a question cannot be read");
-            }
+            Err(error) => return self.unreadable(from, &error),
         };
         let session = message.session();
         let part = self.engine.part(&session, &from);
@@ -134,6 +130,13 @@ impl Driver {
                 self.reply(ticket, &Message::refused(session, denied.to_string()));
             }
         }
+    }
+
+    /// A question that is none is written down, and not answered.
+    pub(super) fn unreadable(&self, from: NodeId, error: &dyn std::error::Error) {
+        let door = access::What::Door { door: access::Door::Mesh };
+        self.access.refused(access::Who::Point { node: from }, access::Deed::Ask, door, &error.to_string());
+        tracing::warn!(point = self.name(from), %error, "a question cannot be read");
     }
 
     /// Whether a person may have this; a refusal is reported.

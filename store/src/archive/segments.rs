@@ -199,11 +199,11 @@ impl Archive {
         let mut disputed = Vec::new();
         for (track, group) in segment.groups() {
             let id = GroupId { session: segment.session, track, seq: group.seq };
-            // A damaged address is a matter of this disk.
-            if let Ok(Some(outline)) = self.outline(&id)
-                && outline.hash != group.hash
-            {
-                disputed.push(id);
+            match self.outline(&id) {
+                Ok(Some(outline)) if outline.hash != group.hash => disputed.push(id),
+                // A damaged address is a matter of this disk.
+                Ok(_) | Err(Error::Damaged(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(disputed)
