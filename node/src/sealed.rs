@@ -39,8 +39,12 @@ const COUNTERSIGNED: &str = "countersigned.cose";
 const WRAPS: &str = "wraps.cbor";
 /// A file a point: its segments, each behind its length.
 const SEGMENTS: &str = "segments";
+/// How their names end.
+const SEGMENTS_END: &str = ".cose";
 /// A folder a track, a file a group.
 const GROUPS: &str = "groups";
+/// How their names end.
+const GROUP_END: &str = ".group";
 
 /// Version of [`WRAPS`].
 const WRAPS_VERSION: u8 = 1;
@@ -94,7 +98,7 @@ fn disk(path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// Name of a group's file in the folder of its track. Padded, so that a listing is in order.
 fn group_name(seq: u64) -> String {
-    format!("{seq:010}.group")
+    format!("{seq:010}{GROUP_END}")
 }
 
 fn group_path(dir: &Path, track: TrackId, seq: u64) -> PathBuf {
@@ -103,7 +107,7 @@ fn group_path(dir: &Path, track: TrackId, seq: u64) -> PathBuf {
 
 /// Name of the file of a point's segments.
 fn segments_name(point: u16) -> String {
-    format!("{point}.cose")
+    format!("{point}{SEGMENTS_END}")
 }
 
 #[cfg(test)]

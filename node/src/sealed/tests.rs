@@ -130,6 +130,46 @@ fn what_is_there_already_is_not_written_over_and_a_failure_leaves_nothing() {
 }
 
 #[test]
+fn what_a_crash_left_is_removed_and_what_a_person_put_there_is_not() {
+    let place = tempfile::tempdir().unwrap();
+    let (archive, _) = archive();
+    let all = || {
+        let mut names: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let export = |name: &str| write(&archive, &session(), b"", &place.path().join(name), &mut |_, _| {}).unwrap();
+    export("a");
+    fs::rename(place.path().join("a"), place.path().join(".b.half1")).unwrap();
+    export("b");
+    assert_eq!(all(), ["b"], "a whole one under a hidden name is what a crash may leave too");
+
+    let theirs = place.path().join(".c.half1/groups/1-main");
+    fs::create_dir_all(&theirs).unwrap();
+    fs::write(theirs.join("notes.txt"), "x").unwrap();
+    fs::write(place.path().join(".c.half2"), "x").unwrap();
+    export("c");
+    assert_eq!(all(), [".c.half1", ".c.half2", "b", "c"]);
+    assert_eq!(fs::read(theirs.join("notes.txt")).unwrap(), b"x");
+}
+
+#[test]
+fn two_exports_of_one_name_do_not_disturb_each_other() {
+    let place = tempfile::tempdir().unwrap();
+    let (archive, _) = archive();
+    let to = place.path().join("a");
+    let mut second = None;
+    let mut begin_again = |_, _| {
+        second.get_or_insert_with(|| write(&archive, &session(), b"", &to, &mut |_, _| {}));
+    };
+    let first = write(&archive, &session(), b"", &to, &mut begin_again);
+    second.unwrap().unwrap();
+    assert!(first.is_err(), "the name is taken by then");
+    let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["a"], "and it leaves nothing");
+}
+
+#[test]
 fn a_damaged_group_is_left_out_and_named() {
     let place = tempfile::tempdir().unwrap();
     let (archive, media) = archive();
