@@ -30,7 +30,7 @@ const JOIN_MAX: Duration = Duration::from_secs(30);
 /// Run a mesh of points on this machine, hold a session, and export its films
 ///
 /// The points are real nodes in processes of their own, with their data folders under DIR: 1-central, 2-delegate and so
-/// on. Prints who saw whom, how late, and where the films are.
+/// on. Prints who saw whom, how late, where the films are, and how to check the recording.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Points, one of them central
@@ -80,7 +80,11 @@ pub(crate) fn main(args: Args) -> Result<()> {
     if args.format.json {
         output::json(&report)?;
     } else {
-        output::print(&report.describe(&folder, lack.as_deref()))?;
+        // By its path: what was just built is on no search path.
+        let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("diemcau"));
+        let (program, data) = (program.display(), central.display());
+        let check = format!("{program} archive verify {} --data {data}", session.id);
+        output::print(&report.describe(&folder, &check, lack.as_deref()))?;
     }
     if args.keep {
         tell("The nodes go on running; press Ctrl-C to end them");

@@ -106,7 +106,7 @@ impl Report {
     }
 
     /// For people. `lack` says what the source did not give.
-    pub(super) fn describe(&self, folder: &Path, lack: Option<&str>) -> String {
+    pub(super) fn describe(&self, folder: &Path, check: &str, lack: Option<&str>) -> String {
         let head = ["at", "sees and hears", "pictures", "missing", "sound", "missing", "late p50", "p95", "max ms"];
         let mut rows = Vec::new();
         for point in &self.points {
@@ -143,6 +143,7 @@ impl Report {
         }
         text.push_str(&format!("  {:<22} {}\n", "all, side by side", self.gallery.display()));
         text.push_str(&format!("\nData folders of the points: {}\n", folder.display()));
+        text.push_str(&format!("To check what was recorded:\n  {check}\n"));
         text
     }
 }
@@ -161,8 +162,9 @@ mod tests {
             gallery: "g.mp4".into(),
         };
         let lack = "The source file:a.mp4 gives no sound: its sound is AAC with 6 channels";
-        let told = report.describe(Path::new("/d"), Some(lack));
+        let told = report.describe(Path::new("/d"), "diemcau archive verify 01", Some(lack));
         assert!(told.lines().nth(1) == Some(lack), "{told}");
+        assert!(told.ends_with("To check what was recorded:\n  diemcau archive verify 01\n"), "{told}");
         assert!(!serde_json::to_string(&report).unwrap().contains("lack"), "the names in JSON are a promise");
     }
 }
