@@ -189,6 +189,15 @@ impl Office {
         ports
     }
 
+    /// A point with an authority of its own, which says that central and it are of one mesh.
+    pub fn stranger(&self) -> Point {
+        let (data, name, central) = (self.folder.join("stranger"), "Người lạ", &self.points[0]);
+        init(&data, name);
+        let points = vec![entry(&data, name), entry(&central.data, &central.name)];
+        roster::save(&data, &roster::for_good("Thử", points).expect("a good roster")).expect("room for a roster");
+        Point::on(data, name)
+    }
+
     /// Until central sees all.
     pub fn wait_until_met(&self) {
         until("central sees all points", SOON, || {

@@ -13,13 +13,12 @@ use codec::capture::pattern;
 use codec::gallery;
 use codec::picture::Picture;
 use node::control::{Session, State};
-use node::identity::roster;
 use serde::Deserialize;
 use serde_json::Value;
 use store::id::{GroupId, TrackKind};
 use store::journal::{EndReason, Event};
 use tests::film;
-use tests::office::{Kept, Office, Point, SOON, alone, entry, init};
+use tests::office::{Kept, Office, Point, SOON, alone};
 use tests::program::{Call, Folder, until};
 
 /// What `demo --json` prints: these names and no others.
@@ -419,16 +418,10 @@ fn likeness(folder: &Folder, clip: &Path, film: &Path, size: (u32, u32)) -> (f64
 fn a_stranger_gets_nowhere_and_disturbs_nobody() {
     let _machine = alone();
     let mut office = Office::new(&["Trung tâm", "Xã Kim Thành"]);
-    // Its own authority says that central and it are of one mesh.
-    let data = office.folder.join("stranger");
-    init(&data, "Người lạ");
-    let points = vec![entry(&data, "Người lạ"), entry(&office.points[0].data, "Trung tâm")];
-    roster::save(&data, &roster::for_good("Thử", points).expect("a good roster")).expect("room for a roster");
-
+    let mut stranger = office.stranger();
     let ports = office.run();
     let session = office.points[0].start_session("Tiếp công dân").id;
     office.points[0].wait_for_all(&session);
-    let mut stranger = Point::on(data, "Người lạ");
     stranger.run(&["--port", "0", "--peer", &format!("127.0.0.1:{}", ports[0])]);
     let refused = || office.points[0].status().counters.0.get("strangers_refused").copied().unwrap_or(0);
     until("the stranger has been turned away again and again", SOON, || {

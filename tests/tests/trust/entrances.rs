@@ -8,9 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use node::control::access::AccessLine;
-use node::identity::roster;
 use serde_json::{Value, json};
-use tests::office::{Office, Point, SOON, alone, entry, found, init};
+use tests::office::{Office, Point, SOON, alone, found};
 use tests::program::{Call, Folder, path, until};
 
 const PASSWORD: &str = "con trâu đi trước";
@@ -183,12 +182,8 @@ fn another_user_of_the_machine_commands_nothing() {
 fn strangers_and_orders_and_what_is_taken_stand_in_the_log() {
     let _machine = alone();
     let mut office = Office::new(&["Trung tâm", "Xã Kim Thành"]);
-    let data = office.folder.join("stranger");
-    init(&data, "Người lạ");
-    let points = vec![entry(&data, "Người lạ"), entry(&office.points[0].data, "Trung tâm")];
-    roster::save(&data, &roster::for_good("Thử", points).expect("a good roster")).expect("room for a roster");
+    let mut stranger = office.stranger();
     let ports = office.run();
-    let mut stranger = Point::on(data, "Người lạ");
     stranger.run(&["--port", "0", "--peer", &format!("127.0.0.1:{}", ports[0])]);
     until("the stranger is in the log", SOON, || {
         let lines = log(&office.points[0].data, &["--refused"]);
