@@ -188,7 +188,7 @@ impl Driver {
             for event in answer(taken, reply, place) {
                 tracing::error!(%session, point = name, ?event, "what a point signed does not fit what is here");
                 // The driver is gone when this fails; the records themselves remain.
-                let _ = inputs.blocking_send(session::Input::Incident { session, event });
+                let _ = inputs.blocking_send(session::Input::Incident { session, point, event });
             }
         });
     }

@@ -198,8 +198,8 @@ impl Engine {
                 self.kept(now, group, |track, seq| keeper::Input::Broke { track, seq, cut });
             }
             Input::Stored(group) => self.kept(now, group, |track, seq| keeper::Input::Stored { track, seq }),
-            Input::Incident { session, event } => {
-                self.chair(now, session, |chair, context, out| chair.incident(context, event, out));
+            Input::Incident { session, point, event } => {
+                self.chair(now, session, |chair, context, out| chair.incident(context, point, event, out));
             }
             Input::Fetched { session, origin, missing } => self.chair(now, session, |chair, context, out| {
                 chair.keep(context, keeper::Input::Fetched { origin, missing }, out)

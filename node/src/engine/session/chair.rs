@@ -35,8 +35,9 @@ pub(super) struct Chair {
     waiting: Option<Ticket>,
     /// When we last looked whether something is due.
     looked: Instant,
-    /// Incidents in the journal since this run began; a point that makes them on purpose must not fill it.
-    incidents: usize,
+    /// Incidents in the journal since this run began, by point. One that makes them on purpose must neither fill it nor keep
+    /// those of others out of it.
+    incidents: BTreeMap<PointNumber, usize>,
 }
 
 #[derive(Debug)]
@@ -99,8 +100,8 @@ pub(super) struct Planned {
 /// an attack; beyond it there is room as long as names are short.
 const EPOCHS_EXPECTED: usize = 32;
 
-/// Incidents that one run writes into the journal.
-const INCIDENTS_MAX: usize = 32;
+/// Incidents of one point that one run writes into the journal.
+const INCIDENTS_MAX: usize = 16;
 
 impl Chair {
     /// Checks an operator's wish for a session.
@@ -248,7 +249,8 @@ impl Chair {
             }
         }
         let renewal = Renewal::Idle;
-        Chair { head, wraps, origin, phase, places, keeper, renewal, waiting: None, looked: now, incidents: 0 }
+        let incidents = BTreeMap::new();
+        Chair { head, wraps, origin, phase, places, keeper, renewal, waiting: None, looked: now, incidents }
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -256,9 +258,16 @@ impl Chair {
     }
 
     /// Something a point signed does not fit. Beyond the limit it stands in the log only; the records remain.
-    pub(super) fn incident(&mut self, context: Context<'_>, event: Event, out: &mut VecDeque<Output>) {
-        if self.incidents < INCIDENTS_MAX {
-            self.incidents += 1;
+    pub(super) fn incident(
+        &mut self,
+        context: Context<'_>,
+        point: PointNumber,
+        event: Event,
+        out: &mut VecDeque<Output>,
+    ) {
+        let told = self.incidents.entry(point).or_default();
+        if *told < INCIDENTS_MAX {
+            *told += 1;
             self.journal(context, event, out);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use store::id::{GroupId, Hash, NodeId, SessionId, TrackId};
+use store::id::{GroupId, Hash, NodeId, PointNumber, SessionId, TrackId};
 use store::journal::{Event, LeftReason};
 use store::keys::{Epoch, Wrap};
 use store::session::Head;
@@ -208,6 +208,8 @@ pub enum Input {
     Incident {
         /// The session.
         session: SessionId,
+        /// The point.
+        point: PointNumber,
         /// What.
         event: Event,
     },

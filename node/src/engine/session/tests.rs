@@ -208,6 +208,20 @@ fn only_central_ends_a_session() {
 }
 
 #[test]
+fn a_point_that_signs_nonsense_fills_no_journal_and_hides_nobody_elses() {
+    let (mut world, session) = World::in_session();
+    let mut forge = |number: u16, times: u32| {
+        for n in 0..times {
+            let point = point(number);
+            world.tell(1, Input::Incident { session, point, event: Event::Forked { point, n } });
+        }
+        world.pass(SECOND);
+        world.count(1, |event| matches!(event, Event::Forked { point: of, .. } if *of == point(number)))
+    };
+    assert_eq!((forge(2, 1000), forge(3, 1)), (16, 1));
+}
+
+#[test]
 fn a_session_without_a_written_head_never_begins() {
     let mut world = World::new(2);
     (1..=2).for_each(|n| world.power_on(n));
