@@ -7,7 +7,8 @@
 //! - [`locked`] is a secret behind a passphrase, [`shares`] the recovery key on paper.
 //! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`segment`], [`manifest`],
 //!   [`access`], [`roster`] and [`session`] are such records and the plain ones beside them.
-//! - [`inventory`] says which groups somebody has; [`verify`] whether a recording is what was recorded.
+//! - [`inventory`] says which groups somebody has, [`placement`] who should; [`verify`] whether a recording is what was
+//!   recorded.
 //!
 //! All of these are pure: bytes in, values out. What touches a disk is apart:
 //!
@@ -24,6 +25,7 @@ pub mod journal;
 pub mod keys;
 pub mod locked;
 pub mod manifest;
+pub mod placement;
 pub mod record;
 pub mod roster;
 pub mod schema;

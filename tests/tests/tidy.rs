@@ -99,7 +99,7 @@ const HOMES: [Home; 19] = [
 ];
 
 /// The pure places: no socket, file, thread, clock, chance or waiting. Time, bytes and dice come in as arguments.
-const PURE: [&str; 23] = [
+const PURE: [&str; 24] = [
     "codec/src/frame.rs",
     "codec/src/group.rs",
     "codec/src/time.rs",
@@ -115,6 +115,7 @@ const PURE: [&str; 23] = [
     "simnet/src/waiting.rs",
     "store/src/inventory.rs",
     "store/src/manifest.rs",
+    "store/src/placement.rs",
     "store/src/record.rs",
     "store/src/roster.rs",
     "store/src/roster/",
