@@ -9,6 +9,7 @@ pub mod keeper;
 pub mod lockout;
 pub mod manifest;
 pub mod rate;
+pub mod replica;
 pub mod rights;
 pub mod roster;
 pub mod session;
