@@ -3,6 +3,7 @@
 pub mod control;
 pub mod evidence;
 pub mod media;
+pub mod replica;
 pub mod roster;
 
 /// The cases of an enum, by the words in which serde refuses one that it has not: for tables that must have a row for each.

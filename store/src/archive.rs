@@ -11,6 +11,7 @@
 
 mod logbook;
 mod manifests;
+mod receipts;
 mod rosters;
 mod segments;
 
@@ -39,6 +40,7 @@ use crate::{
 
 pub use logbook::{Logbook, Logged};
 pub use manifests::Manifests;
+pub use receipts::Received;
 pub use segments::Signing;
 
 /// Why the archive did not do what it was asked.

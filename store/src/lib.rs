@@ -6,7 +6,7 @@
 //! - [`id`] names things; [`keys`] and [`seal`] make and use secrets; [`record`] is the layout of a group.
 //! - [`locked`] is a secret behind a passphrase, [`shares`] the recovery key on paper.
 //! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`segment`], [`manifest`],
-//!   [`access`], [`roster`] and [`session`] are such records and the plain ones beside them.
+//!   [`receipt`], [`access`], [`roster`] and [`session`] are such records and the plain ones beside them.
 //! - [`inventory`] says which groups somebody has, [`placement`] who should; [`verify`] whether a recording is what was
 //!   recorded.
 //!
@@ -26,6 +26,7 @@ pub mod keys;
 pub mod locked;
 pub mod manifest;
 pub mod placement;
+pub mod receipt;
 pub mod record;
 pub mod roster;
 pub mod schema;

@@ -64,6 +64,8 @@ pub enum Column {
     Rosters,
     /// `meta` — session (16), track (2) → inventory of the groups that were ever stored here, as last counted.
     Kept,
+    /// `meta` — session (16), node (32) → wall clock of its arrival (8), then that node's signed receipt.
+    Receipts,
     /// `meta` — session (16) → nothing: groups were stored in it since the last clean stop.
     Touched,
     /// `media` — session (16), track (2), number (8) → group record. The only column with values too large to be
@@ -77,7 +79,7 @@ pub enum Column {
 
 impl Column {
     /// All columns.
-    pub const ALL: [Column; 14] = [
+    pub const ALL: [Column; 15] = [
         Column::Config,
         Column::Sessions,
         Column::Journal,
@@ -88,6 +90,7 @@ impl Column {
         Column::Access,
         Column::Rosters,
         Column::Kept,
+        Column::Receipts,
         Column::Touched,
         Column::Groups,
         Column::Addresses,
@@ -107,6 +110,7 @@ impl Column {
             Column::Access => "acc",
             Column::Rosters => "ros",
             Column::Kept => "kept",
+            Column::Receipts => "rcp",
             Column::Touched => "tch",
             Column::Groups => "grp",
             Column::Addresses => "adr",
@@ -127,6 +131,7 @@ impl Column {
             | Column::Access
             | Column::Rosters
             | Column::Kept
+            | Column::Receipts
             | Column::Touched => Store::Meta,
             Column::Groups | Column::Addresses | Column::Have => Store::Media,
         }
@@ -219,6 +224,14 @@ pub fn wrap_key(session: &SessionId, epoch: Epoch, recipient: &NodeId) -> [u8; 5
     key
 }
 
+/// Key in [`Column::Receipts`].
+pub fn receipt_key(session: &SessionId, node: &NodeId) -> [u8; 48] {
+    let mut key = [0; 48];
+    key[..16].copy_from_slice(session.as_bytes());
+    key[16..].copy_from_slice(node.as_bytes());
+    key
+}
+
 /// Key in [`Column::Access`].
 pub fn access_key(n: u64) -> [u8; 8] {
     n.to_be_bytes()
@@ -265,6 +278,8 @@ mod tests {
         assert_eq!(hex::encode(countersignature_key(&session, 2, point)), format!("{}000000020003", "aa".repeat(16)));
         let wrap = wrap_key(&session, 2, &NodeId::from_bytes([0xbb; 32]));
         assert_eq!(hex::encode(wrap), format!("{}00000002{}", "aa".repeat(16), "bb".repeat(32)));
+        let receipt = receipt_key(&session, &NodeId::from_bytes([0xbb; 32]));
+        assert_eq!(hex::encode(receipt), format!("{}{}", "aa".repeat(16), "bb".repeat(32)));
         assert_eq!(hex::encode(access_key(2)), "0000000000000002");
         assert_eq!(hex::encode(roster_key(2)), "fffffffffffffffd");
         assert_eq!(parse_wrap_key(&wrap), Some((2, NodeId::from_bytes([0xbb; 32]))));
@@ -272,7 +287,7 @@ mod tests {
         let names: Vec<_> = Column::ALL.map(Column::name).into();
         assert_eq!(
             names,
-            ["cfg", "ses", "jnl", "seg", "man", "key", "rsv", "acc", "ros", "kept", "tch", "grp", "adr", "have"]
+            ["cfg", "ses", "jnl", "seg", "man", "key", "rsv", "acc", "ros", "kept", "rcp", "tch", "grp", "adr", "have"]
         );
         for (_, retired) in RETIRED {
             assert!(!names.contains(retired), "{retired} is a column again");
