@@ -43,6 +43,8 @@ pub struct Config {
     pub console: Console,
     /// Bounds of a session this point is central of.
     pub session: Session,
+    /// What is kept for others.
+    pub archive: Archive,
 }
 
 /// Finding and reaching other points.
@@ -90,6 +92,13 @@ pub struct Console {
 pub struct Session {
     /// Points in it at most, central included.
     pub points_max: u16,
+}
+
+/// What is kept for others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Archive {
+    /// Room for sessions in which this point had no part, in gigabytes.
+    pub offer_gb: u32,
 }
 
 impl Config {
@@ -318,6 +327,7 @@ pub fn resolve(given: &Given) -> Result<Config, Error> {
             watch: layers.flag("room.watch"),
         },
         console,
+        archive: Archive { offer_gb: layers.number("archive.offer_gb", 0, 1_000_000)? as u32 },
         session: Session { points_max: layers.number("session.points_max", 2, POINTS_MAX)? as u16 },
     })
 }
@@ -363,7 +373,7 @@ mod tests {
         assert_eq!(config.name, None);
         assert_eq!(config.mesh.port, Port { number: 7400, fixed: false });
         assert_eq!(config.media.port, Port { number: 7500, fixed: false });
-        assert_eq!(config.session.points_max, 40);
+        assert_eq!((config.session.points_max, config.archive.offer_gb), (40, 100));
         assert!(config.mesh.mdns && config.room.watch);
     }
 

@@ -14,6 +14,7 @@ mod keys;
 mod manifest;
 mod porch;
 mod recall;
+mod replica;
 
 #[cfg(test)]
 pub(crate) use gate::deed;
@@ -51,6 +52,7 @@ use crate::secret::Secret;
 use crate::studio::{self, Keys, Shown, Studio};
 use crate::vault::{self, Vault};
 use porch::Porch;
+use replica::Copying;
 
 /// Commands waiting for the loop. Beyond, callers wait.
 const CALLS_MAX: usize = 64;
@@ -156,6 +158,7 @@ struct Events {
     evidence: mpsc::Receiver<witness::Input>,
     manifests: mpsc::Receiver<closing::Input>,
     records: mpsc::Receiver<evidence::Given>,
+    copies: mpsc::Receiver<replica::Told>,
     porch: mpsc::Receiver<door::Input>,
 }
 
@@ -181,6 +184,8 @@ struct Driver {
     manifests: closing::Engine,
     told_of_manifests: mpsc::Sender<closing::Input>,
     told_of_records: mpsc::Sender<evidence::Given>,
+    /// Knows who holds what, and what we are to hold.
+    copying: Copying,
     /// Signed records of other points that may wait for the vault.
     takes: Arc<Semaphore>,
     /// Where those stand who want to join.
@@ -313,6 +318,7 @@ impl Driver {
         let (told_of_evidence, from_signing) = mpsc::channel(INPUTS_MAX);
         let (told_of_manifests, from_closing) = mpsc::channel(INPUTS_MAX);
         let (told_of_records, from_points) = mpsc::channel(TAKES_MAX);
+        let (copying, from_copying) = Copying::new(&identity.node);
         let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
         let studio = Studio::new(
             studio::Config {
@@ -356,6 +362,7 @@ impl Driver {
             manifests: closing::Engine::default(),
             told_of_manifests,
             told_of_records,
+            copying,
             takes: Arc::new(Semaphore::new(TAKES_MAX)),
             porch,
             roster,
@@ -395,6 +402,7 @@ impl Driver {
             evidence: from_signing,
             manifests: from_closing,
             records: from_points,
+            copies: from_copying,
             porch: from_porch,
         };
         Ok((driver, events))
@@ -407,6 +415,7 @@ impl Driver {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.recall()?;
+        self.recall_copies();
         self.carry_out_all();
         while !self.stopping {
             // Far away when nothing is due; any input comes back here.
@@ -415,6 +424,7 @@ impl Driver {
                 self.spreading.deadline(),
                 self.evidence.deadline(),
                 self.manifests.deadline(),
+                self.copying.deadline(),
                 self.porch.deadline(),
             ];
             let far = Instant::now() + Duration::from_secs(60);
@@ -428,6 +438,7 @@ impl Driver {
                 Some(event) = events.evidence.recv() => self.witness(event),
                 Some(event) = events.manifests.recv() => self.close_record(event),
                 Some(given) = events.records.recv() => self.given(given),
+                Some(event) = events.copies.recv() => self.told_of_copies(event),
                 Some(event) = events.porch.recv() => self.knocked(event),
                 Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),
                 () = tokio::time::sleep_until(deadline.into()) => self.tick(),
@@ -445,6 +456,7 @@ impl Driver {
         self.spread(spreading::Input::Tick);
         self.witness(witness::Input::Tick);
         self.close_record(closing::Input::Tick);
+        self.copies_tick();
         self.knocked(door::Input::Tick);
     }
 
@@ -504,6 +516,7 @@ impl Driver {
                 self.spread(spreading::Input::Up { node });
                 self.witness(witness::Input::Up { node });
                 self.close_record(closing::Input::Up { node });
+                self.copies_reach(node, true);
             }
             mesh::Event::Down { node } => {
                 tracing::info!(point = self.name(node), "offline");
@@ -511,6 +524,7 @@ impl Driver {
                 self.spread(spreading::Input::Down { node });
                 self.witness(witness::Input::Down { node });
                 self.close_record(closing::Input::Down { node });
+                self.copies_reach(node, false);
             }
             mesh::Event::Stranger { node, from } => self.turned_away(Some(node), from, Door::Mesh),
             mesh::Event::Refused { node, reason } => {
@@ -544,6 +558,7 @@ impl Driver {
             }
             media::Event::Shed { node, track, seq, .. } => {
                 self.count("groups_shed");
+                self.copies_yield();
                 tracing::debug!(point = self.name(node), %track, seq, "a group is left out for a slow line");
             }
             media::Event::Budget { node, bits } => {

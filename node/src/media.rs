@@ -36,7 +36,7 @@ use tokio::task::AbortHandle;
 
 use crate::engine::door::{Door, Knocks, Limits, Rate};
 use crate::engine::fanout::{LaneId, Track};
-use crate::engine::rights::{Deed, Denied, Members, Who, may};
+use crate::engine::rights::{Deed, Denied, Members, Part, Who, may};
 use crate::wire::media::{Close, Message};
 pub use fetch::{FetchError, Fetched};
 use send::Command;
@@ -49,6 +49,8 @@ const EVENTS_MAX: usize = 4096;
 /// Control messages waiting for one neighbour: a full session's subscriptions twice over. One that does not take them
 /// is cut off.
 const CONTROL_MAX: usize = 1024;
+/// Holders remembered that showed what they were assigned.
+const ASSIGNED_MAX: usize = 4096;
 /// Ports tried when the default is taken.
 const PORTS_TRIED: u16 = 100;
 /// Wait between two attempts to reach a neighbour, growing from the first to the second.
@@ -193,8 +195,12 @@ struct State {
     copies: BTreeMap<NodeId, Vec<Connection>>,
     dials: BTreeMap<NodeId, (Vec<SocketAddr>, AbortHandle)>,
     lanes: LaneId,
-    /// Groups that a neighbour fetched, since somebody asked. Only of open sessions and points, so bounded by both.
+    /// Groups that a neighbour fetched, since somebody asked. Only of sessions it may fetch and points, so bounded by both.
     taken: BTreeMap<(NodeId, SessionId), u64>,
+    /// Who showed that it is to hold a session, and what it is in it.
+    assigned: BTreeMap<(SessionId, NodeId), Part>,
+    /// Where the media planes of points are that may not be connected live.
+    places: BTreeMap<NodeId, Vec<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -252,13 +258,28 @@ impl Media {
                 task.abort();
             }
         }
+        let State { members, places, .. } = &mut *state;
+        places.retain(|node, _| members.contains(node));
         self.shared.door().retain(|node| state.may_connect(*node));
     }
 
     /// A point that is a member is or was at these addresses, so it is let in from there however many strangers knock.
     pub fn know(&self, node: NodeId, addresses: &[SocketAddr]) {
-        let mut door = self.shared.door();
-        addresses.iter().for_each(|address| door.know(node, address.ip()));
+        {
+            let mut door = self.shared.door();
+            addresses.iter().for_each(|address| door.know(node, address.ip()));
+        }
+        self.shared.state().places.insert(node, addresses.to_vec());
+    }
+
+    /// `node`, which is `part` in the session, has shown that it is to hold a copy, and may fetch.
+    pub fn assign(&self, session: SessionId, node: NodeId, part: Part) {
+        let mut state = self.shared.state();
+        state.assigned.insert((session, node), part);
+        while state.assigned.len() > ASSIGNED_MAX {
+            // Whoever still needs it shows its assignment again when it asks what there is.
+            state.assigned.pop_first();
+        }
     }
 
     /// What came to the door before anybody knew who it was.
@@ -399,6 +420,21 @@ impl State {
             dials: BTreeMap::new(),
             lanes: 0,
             taken: BTreeMap::new(),
+            assigned: BTreeMap::new(),
+            places: BTreeMap::new(),
+        }
+    }
+
+    /// May `node` fetch stored groups of a session? `None` if it is nobody's business here.
+    fn admits_fetch(&self, id: SessionId, node: NodeId) -> Option<Result<(), Denied>> {
+        let open = self.sessions.get(&id).map(|session| session.admits_fetch(&self.members, node));
+        let assigned = self
+            .assigned
+            .get(&(id, node))
+            .map(|part| may(&self.members, &Who::Node(node), Deed::Fetch { part: *part, assigned: true }));
+        match (open, assigned) {
+            (Some(Ok(())), _) | (_, None) => open,
+            (_, assigned) => assigned,
         }
     }
 

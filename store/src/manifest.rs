@@ -142,6 +142,22 @@ impl Manifest {
         }
         self.says_what(before.content()).then_some("says nothing that the one before it does not say")
     }
+
+    /// Whether an archive of which this could be signed has all that `other` says is kept. It may have more: a point has of
+    /// its own tracks what never came to central.
+    pub fn covers(&self, other: &Manifest) -> bool {
+        let bare = |manifest: &Manifest| {
+            let mut bare = manifest.clone();
+            for track in bare.chains.iter_mut().flat_map(|end| &mut end.tracks) {
+                (track.groups, track.bytes, track.missing) = (0, 0, 0);
+            }
+            bare
+        };
+        let tracks =
+            |manifest: &Manifest| manifest.chains.iter().flat_map(|end| end.tracks.clone()).collect::<Vec<_>>();
+        let more = |(ours, theirs): (TrackEnd, TrackEnd)| ours.groups >= theirs.groups && ours.bytes >= theirs.bytes;
+        bare(self).says_what(&bare(other)) && tracks(self).into_iter().zip(tracks(other)).all(more)
+    }
 }
 
 /// What a point signs for its part of a manifest.
@@ -316,5 +332,20 @@ mod tests {
         };
         let large = Manifest { chains: (0..200).map(of).collect(), ..manifest() };
         assert!(Signed::sound(large, &key(5)).is_ok());
+    }
+
+    #[test]
+    fn an_archive_with_more_of_a_track_covers_what_central_keeps_and_one_with_less_does_not() {
+        let theirs = manifest();
+        assert!(theirs.covers(&theirs));
+        let with = |change: fn(&mut TrackEnd)| {
+            let mut ours = theirs.clone();
+            ours.chains.iter_mut().flat_map(|end| &mut end.tracks).for_each(change);
+            ours
+        };
+        let fewer = with(|track| (track.groups, track.missing) = (track.groups - 1, track.missing + 1));
+        assert!(theirs.covers(&fewer) && !fewer.covers(&theirs));
+        let longer = with(|track| track.next += 1);
+        assert!(!longer.covers(&theirs), "it is of other segments");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! An *assignment* is how a node that may not see a session comes to hold a copy of it: whoever looks after the session signs
 //! which node is to hold what, and every point that has a part of it gives to who shows it. Nobody needs to know how
-//! holders are chosen, or to choose the same ones. A *receipt* is the holder's word that it has everything a manifest
-//! names, read from its disk; who keeps receipts knows where to look when a house has burnt down.
+//! holders are chosen, or to choose the same ones. A *receipt* is the holder's word that its archive has everything a
+//! manifest names; who keeps receipts knows where to look when a house has burnt down.
 
 use serde::{Deserialize, Serialize};
 

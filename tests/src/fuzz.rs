@@ -52,6 +52,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("y4m", given::y4m),
     ("wav", given::wav),
     ("annexb", given::annexb),
+    ("copies_message", travelled::copies_message),
 ];
 
 /// The target of this name.

@@ -3,6 +3,7 @@
 mod access;
 mod archive;
 mod cli;
+mod copies;
 mod evidence;
 mod fuzz;
 mod lab;

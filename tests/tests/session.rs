@@ -122,7 +122,8 @@ fn a_session_is_seen_heard_recorded_and_exported_in_step() {
     for (number, name) in [(2, "2-delegate"), (3, "3-delegate")] {
         let own = kept(name);
         central.must_have(&own, name);
-        assert!(own.groups.keys().all(|id| id.track.point().get() == number), "{name} keeps its own groups alone");
+        let of_it = central.groups.keys().filter(|id| id.track.point().get() == number);
+        of_it.for_each(|id| assert!(own.groups.contains_key(id), "{name} keeps its own groups, whoever else does"));
     }
 
     assert_eq!(report.exports.len(), 3);

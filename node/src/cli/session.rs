@@ -118,17 +118,18 @@ fn list(sessions: &[Session]) -> String {
                 session.groups.to_string(),
                 size(session.bytes),
                 session.gaps.to_string(),
+                session.holders.to_string(),
                 session.title.clone(),
             ]
         })
         .collect();
-    table(&["SESSION", "STATE", "STARTED", "POINTS", "GROUPS", "SIZE", "GAPS", "TITLE"], &rows)
+    table(&["SESSION", "STATE", "STARTED", "POINTS", "GROUPS", "SIZE", "GAPS", "HOLDERS", "TITLE"], &rows)
 }
 
 fn describe(session: &Session) -> String {
     let ended = session.ended.map_or_else(String::new, |ended| format!(", ended {}", moment(ended)));
     let mut text = format!(
-        "session {} \"{}\" is {}: central {}, started {}{ended}\n{} groups here, {}, {} missing\n\n",
+        "session {} \"{}\" is {}: central {}, started {}{ended}\n{} groups here, {}, {} missing; held by {} others\n\n",
         session.id,
         session.title,
         state(session.state),
@@ -137,6 +138,7 @@ fn describe(session: &Session) -> String {
         session.groups,
         size(session.bytes),
         session.gaps,
+        session.holders,
     );
     let rows: Vec<_> = session
         .points
@@ -180,18 +182,19 @@ mod tests {
             groups: 22,
             bytes: 3_400_000,
             gaps: 0,
+            holders: 2,
             journal: vec![JournalLine { n: 0, at_ms: 20, wall: 1_795_327_511_020, event: "started".into() }],
         };
         let expected = "session 01jd \"Tiếp công dân định kỳ\" is ended: central Trung tâm, started 2026-11-22 13:05:11, \
                         ended 2026-11-22 13:05:31\n\
-                        22 groups here, 3.4 MB, 0 missing\n\n\
+                        22 groups here, 3.4 MB, 0 missing; held by 2 others\n\n\
                         NO  POINT      IN IT\n\
                         0   Trung tâm  yes\n\n\
                         NO  WHEN                 SECOND      WHAT\n\
                         0   2026-11-22 13:05:11       0.020  started\n";
         assert_eq!(describe(&session), expected);
-        let expected = "SESSION  STATE  STARTED              POINTS  GROUPS  SIZE    GAPS  TITLE\n\
-                        01jd     ended  2026-11-22 13:05:11  1       22      3.4 MB  0     Tiếp công dân định kỳ\n";
+        let expected = "SESSION  STATE  STARTED              POINTS  GROUPS  SIZE    GAPS  HOLDERS  TITLE\n\
+                        01jd     ended  2026-11-22 13:05:11  1       22      3.4 MB  0     2        Tiếp công dân định kỳ\n";
         assert_eq!(list(&[session]), expected);
     }
 }

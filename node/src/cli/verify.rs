@@ -123,11 +123,13 @@ fn stored(args: &Verify) -> Result<Report> {
     let head = reading.archive.head(&session).map_err(node::sealed::Error::from)?;
     let (mut own, mut keys) = (None, None);
     if let Some(head) = &head {
+        let holders = reading.archive.holders(&session).map_err(node::sealed::Error::from)?;
+        let whole = head.central == identity.id() || holders.contains(&identity.id());
         let wraps = reading.archive.wraps(&session, &identity.id()).map_err(node::sealed::Error::from)?;
         keys = opener(head, &wraps, &identity)?;
         own = match &args.point {
             Some(name) => Some(named(head, name)?),
-            None if head.central != identity.id() => head.number(&identity.id()),
+            None if !whole => head.number(&identity.id()),
             None => None,
         };
     }

@@ -68,6 +68,7 @@ fn session() -> Session {
         groups: 0,
         bytes: 0,
         gaps: 0,
+        holders: 0,
         journal: vec![],
     }
 }

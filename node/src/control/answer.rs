@@ -174,6 +174,9 @@ pub struct Session {
     pub bytes: u64,
     /// Groups that should be here and are not.
     pub gaps: u64,
+    /// Other nodes that signed that they hold everything of it, as far as this one knows.
+    #[serde(default)]
+    pub holders: u64,
     /// What happened, in order. Empty in a list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub journal: Vec<JournalLine>,

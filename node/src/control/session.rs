@@ -92,6 +92,7 @@ fn of(archive: &Archive, head: &Head) -> Result<Session, Error> {
         totals += track;
     }
     let (mut session, mut gaps) = tell(head, totals, archive.journal(&head.id, 0)?);
+    session.holders = archive.holders(&head.id)?.len() as u64;
     for (track, lost) in archive.lost(&head.id)? {
         gaps.entry(track).or_default().extend(lost.runs().map(RangeInclusive::into_inner));
     }
@@ -137,6 +138,7 @@ fn tell(head: &Head, totals: Totals, journal: Vec<Bytes>) -> (Session, Gaps) {
         groups: totals.groups,
         bytes: totals.bytes,
         gaps: 0,
+        holders: 0,
         journal: told.lines,
     };
     (session, told.gaps)

@@ -49,6 +49,7 @@ impl Driver {
         let ours = after.revoked(&self.me).map(|revoked| revoked.reason.clone());
         self.roster = after;
         self.tell(session::Input::Roster { members: self.members.clone() });
+        self.mesh_of_copies();
         self.spread(Input::Changed(known));
         if let Some(reason) = ours {
             tracing::error!(reason, "this point was revoked from the mesh: it takes part no more, and stops");

@@ -18,6 +18,7 @@ use crate::engine::rights::{Deed, Denied, Part, Who, may};
 use crate::engine::session::Input;
 use crate::wire::control::Message;
 use crate::wire::evidence::KIND as EVIDENCE;
+use crate::wire::replica::KIND as COPIES;
 use crate::wire::roster::KIND as ROSTER;
 
 /// Why knocks are not answered. Their addresses may be anybody's, so they are not written down.
@@ -112,6 +113,9 @@ impl Driver {
         }
         if message.first() == Some(&EVIDENCE) {
             return self.asked_of_evidence(from, message, reply);
+        }
+        if message.first() == Some(&COPIES) {
+            return self.asked_of_copies(from, message, reply);
         }
         let message = match Message::decode(message) {
             Ok(message) => message,

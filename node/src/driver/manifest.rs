@@ -22,6 +22,9 @@ use crate::wire::evidence::Message;
 impl Driver {
     /// Tells the part that knows when, and carries out what it wants.
     pub(super) fn close_record(&mut self, input: Input) {
+        if let Input::Signed { session, open: Some(_) } = &input {
+            self.tend(*session);
+        }
         self.manifests.handle(Instant::now(), input);
         while let Some(output) = self.manifests.poll() {
             match output {
@@ -142,7 +145,7 @@ fn draw(archive: &Archive, session: SessionId, all: bool) -> Result<Option<Drawn
 }
 
 /// The points that took part: central, and whom the journal says joined.
-fn joined(archive: &Archive, head: &Head) -> Result<BTreeSet<store::id::PointNumber>, archive::Error> {
+pub(super) fn joined(archive: &Archive, head: &Head) -> Result<BTreeSet<store::id::PointNumber>, archive::Error> {
     let mut joined: BTreeSet<_> = head.number(&head.central).into_iter().collect();
     for bytes in archive.journal(&head.id, 0)? {
         if let Ok(entry) = Signed::<Entry>::parse(bytes)

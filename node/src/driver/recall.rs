@@ -30,7 +30,9 @@ impl Driver {
             tracing::error!(session = %damaged, "the head of this session cannot be read; its groups are left alone");
         }
         // The latest first: it is the one to resume, should there be two.
-        let latest: Vec<Head> = sessions.heads.into_iter().rev().collect();
+        // Those that are only held for others are no business of the room.
+        let ours = sessions.heads.into_iter().filter(|head| head.number(&self.me).is_some());
+        let latest: Vec<Head> = ours.rev().collect();
         let (open, over): (Vec<Head>, Vec<Head>) = latest.into_iter().partition(|head| head.state == State::Open);
         for head in open.into_iter().take(PAST_MAX).chain(over.into_iter().take(PAST_MAX / 2)) {
             let id = head.id;

@@ -179,7 +179,9 @@ pub enum Deed<'a> {
     Send(Part, Tracks),
     /// Be sent live tracks.
     Receive(Part),
-    /// Fetch stored groups; `assigned` if placement names the node as a holder of the session.
+    /// Want this point to hold a copy of a session.
+    Assign(Part),
+    /// Fetch stored groups, or the session's record; `assigned` if whoever looks after the session wants the node to hold it.
     Fetch {
         /// What it is in the session.
         part: Part,
@@ -321,6 +323,12 @@ fn node_may(members: &Members, node: &NodeId, deed: Deed<'_>) -> Result<(), Deni
             takes_part(part)?;
             if part == Part::Central { Ok(()) } else { has(Right::Relay).map_err(|_| Denied::Another) }
         }
+        Deed::Assign(part) => match part {
+            Part::Central => Ok(()),
+            // What nobody here knows can only be told by its central, which must have been allowed to chair.
+            Part::Unknown => has(Right::Chair),
+            Part::Point | Part::Removed | Part::Outside => Err(Denied::NotCentral),
+        },
         Deed::Fetch { part, assigned } => match part {
             // It keeps the record of everybody.
             Part::Central => Ok(()),
@@ -380,6 +388,7 @@ fn point_may(members: &Members, deed: Deed<'_>) -> Result<(), Denied> {
         | Deed::Report(_)
         | Deed::Send(..)
         | Deed::Receive(_)
+        | Deed::Assign(_)
         | Deed::Fetch { .. } => return Err(Denied::Entrance),
     };
     let has = members.points.get(&members.me).is_some_and(|me| me.rights.contains(&right));
@@ -404,6 +413,7 @@ fn roles(deed: Deed<'_>) -> Option<&'static [Role]> {
         | Deed::Report(_)
         | Deed::Send(..)
         | Deed::Receive(_)
+        | Deed::Assign(_)
         | Deed::Fetch { .. } => None,
     }
 }

@@ -28,6 +28,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const SLICE: usize = 16 * 1024;
 /// An asker that does not take a slice within this time has his stream reset: it keeps a record in memory.
 const SLICE_MAX: Duration = Duration::from_secs(60);
+/// Addresses of one node that are tried for a copy.
+const PLACES_MAX: usize = 8;
 /// Connections for copies with one neighbour.
 pub(super) const COPIES_MAX: usize = 3;
 const REQUEST_MAX: Duration = Duration::from_secs(5);
@@ -114,19 +116,31 @@ pub(super) async fn fetch(
     Ok(fetched)
 }
 
-/// The way to `node` for copies: the one it made or we made, or a new one to where it is connected from.
+/// The way to `node` for copies: the one it made or we made, or a new one to where it is connected from, or else to where
+/// it says that it is.
 async fn copy_connection(shared: &Arc<Shared>, node: NodeId) -> Result<Connection, FetchError> {
-    let address = {
+    let addresses = {
         let state = shared.state();
         let copies = state.copies.get(&node);
         if let Some(connection) = copies.and_then(|copies| copies.iter().rfind(|copy| copy.close_reason().is_none())) {
             return Ok(connection.clone());
         }
-        state.peers.get(&node).map(|peer| peer.connection.remote_address()).ok_or(FetchError::Away)?
+        match state.peers.get(&node) {
+            Some(peer) => vec![peer.connection.remote_address()],
+            None => state.places.get(&node).filter(|_| state.may_connect(node)).cloned().unwrap_or_default(),
+        }
     };
-    let connection = connect(shared, &node, address, Purpose::Copy).await.map_err(line)?;
-    tokio::spawn(serve(Arc::clone(shared), node, connection.clone()));
-    Ok(connection)
+    let mut failed = FetchError::Away;
+    for address in addresses.into_iter().take(PLACES_MAX) {
+        match connect(shared, &node, address, Purpose::Copy).await {
+            Ok(connection) => {
+                tokio::spawn(serve(Arc::clone(shared), node, connection.clone()));
+                return Ok(connection);
+            }
+            Err(error) => failed = line(error),
+        }
+    }
+    Err(failed)
 }
 
 /// Serves a copy connection to its end; either side may ask on it.
@@ -181,7 +195,7 @@ async fn give(
     let admitted = {
         let state = shared.state();
         // The session may have been closed here while the question was on its way.
-        state.sessions.get(&request.session).map(|session| session.admits_fetch(&state.members, node))
+        state.admits_fetch(request.session, node)
     };
     if !matches!(admitted, Some(Ok(()))) {
         // Fails only on a stream that is over.

@@ -70,7 +70,12 @@ pub enum Message {
         /// What I offer to hold for others, in gigabytes.
         offers: u32,
     },
-    /// The receipt is kept.
+    /// You told me to hold this, I have not got all of it, and have been away. Answered by `Noted`; an offer follows.
+    Resumes {
+        /// The session.
+        session: SessionId,
+    },
+    /// It is kept in mind.
     Noted {
         /// The session.
         session: SessionId,
@@ -128,6 +133,7 @@ impl Message {
             Message::Offer { session, .. }
             | Message::Holds { session, .. }
             | Message::Takes { session, .. }
+            | Message::Resumes { session }
             | Message::Noted { session }
             | Message::Ask { session, .. }
             | Message::Piece { session, .. }
@@ -163,7 +169,7 @@ impl Message {
             Message::Holds { record, .. } => record.len() <= Receipt::LEN_MAX,
             Message::Piece { len, bytes, .. } => bytes.len() <= PIECE_MAX && *len <= RUN_MAX,
             Message::Refused { reason, .. } => reason.len() <= REASON_MAX,
-            Message::Takes { .. } | Message::Noted { .. } => true,
+            Message::Takes { .. } | Message::Resumes { .. } | Message::Noted { .. } => true,
         }
     }
 }
@@ -183,6 +189,7 @@ mod tests {
             Message::Offer { session, record: record.clone() },
             Message::Holds { session, record: record.clone(), offers: 100 },
             Message::Takes { session, offers: 100 },
+            Message::Resumes { session },
             Message::Noted { session },
             Message::Piece { session, len: 70_003, bytes: record.clone() },
             Message::refused(session, "vì sao"),

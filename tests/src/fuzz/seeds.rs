@@ -18,7 +18,7 @@ use node::join::secret::Secret;
 use node::join::wire::{self as joining, Answer, Ask, Knock, Welcome};
 use node::mesh::hello::{self, Hello};
 use node::wire::control::{Accepted, End, Finished, Invite, Last, Message, Span};
-use node::wire::{evidence, media, roster as news};
+use node::wire::{evidence, media, replica, roster as news};
 use store::cbor;
 use store::id::{Hash, NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::inventory::{Have, Page};
@@ -26,6 +26,7 @@ use store::journal::{Chain, EndReason, Event, GapReason, LeftReason};
 use store::keys::{NodeKey, SessionKey, Wrap, WrapContext, WrapKey, WrapPublic};
 use store::locked;
 use store::manifest::{ChainEnd, Countersignature, Manifest, TrackEnd};
+use store::receipt::{Assignment, Receipt};
 use store::record::{self, Flags};
 use store::roster::{Admission, Grant, GrantId, Membership, Point, Proof, Request as Asked, Revoked, Right, Roster};
 use store::seal::{Sealer, Start, Suite};
@@ -51,6 +52,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "segment" => vec![segments().iter().flat_map(|segment| prefixed(segment.bytes())).collect()],
         "manifest" => vec![manifest().bytes().to_vec()],
         "evidence_message" => evidence_messages(),
+        "copies_message" => copies_messages(),
         "head" => vec![head().encode(), Head { state: State::Ended, ended_unix_ms: Some(9), ..head() }.encode()],
         "cbor" => vec![cbor::encode(&(1, "á", [None, Some(-7)])), vec![0xa2, 0x61, 0x61, 0xf5, 0x61, 0x62, 0x80]],
         "membership" => memberships(),
@@ -314,6 +316,24 @@ fn countersignature() -> Signed<Countersignature> {
     let (manifest, last) = (manifest().hash(), segments()[1].hash());
     let by = Countersignature { session: session(), point: point(), n: 0, manifest, segments: 2, last, wall_ms: 9 };
     Signed::new(by, &node_key(1))
+}
+
+fn copies_messages() -> Vec<Vec<u8>> {
+    let (session, manifest, holder) = (session(), manifest().hash(), node_key(2).id());
+    let order = Assignment { session, manifest, holder, bytes: 5_000, senders: vec![node_key(0).id()], wall_ms: 9 };
+    let record = Signed::new(order, &node_key(0)).bytes().clone();
+    let receipt = Signed::new(Receipt { session, manifest, groups: 7, bytes: 5_000, wall_ms: 9 }, &node_key(2));
+    let messages = [
+        replica::Message::Offer { session, record: record.clone() },
+        replica::Message::Holds { session, record: receipt.bytes().clone(), offers: 100 },
+        replica::Message::Takes { session, offers: 100 },
+        replica::Message::Resumes { session },
+        replica::Message::Noted { session },
+        replica::Message::Ask { session, record, part: replica::Part::Segments(point()), from: 70_000 },
+        replica::Message::Piece { session, len: 3, bytes: vec![1, 2, 3].into() },
+        replica::Message::refused(session, "vì sao"),
+    ];
+    messages.iter().map(|message| message.encode().to_vec()).collect()
 }
 
 fn evidence_messages() -> Vec<Vec<u8>> {

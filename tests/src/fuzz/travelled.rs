@@ -7,7 +7,7 @@ use node::join::wire::{self, Answer, Ask, Frame, Knock, Welcome};
 use node::mesh::codec::Codec;
 use node::mesh::hello::Hello;
 use node::wire::control::Message;
-use node::wire::{evidence, media, roster};
+use node::wire::{evidence, media, replica, roster};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::inventory::{Have, Page};
@@ -30,6 +30,12 @@ pub(super) fn control_message(bytes: &[u8]) -> bool {
 pub(super) fn evidence_message(bytes: &[u8]) -> bool {
     let Ok(message) = evidence::Message::decode(bytes) else { return false };
     assert_eq!(evidence::Message::decode(&message.encode()).as_ref(), Ok(&message));
+    true
+}
+
+pub(super) fn copies_message(bytes: &[u8]) -> bool {
+    let Ok(message) = replica::Message::decode(bytes) else { return false };
+    assert_eq!(replica::Message::decode(&message.encode()).as_ref(), Ok(&message));
     true
 }
 

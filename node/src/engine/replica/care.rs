@@ -98,6 +98,14 @@ pub enum Input {
         /// What it said.
         answer: Answer,
     },
+    /// A holder says that it has not got all of a session and goes on: it was started anew, perhaps without having been
+    /// missed.
+    Resumes {
+        /// The session.
+        session: SessionId,
+        /// The holder.
+        node: NodeId,
+    },
     /// What a point offers to hold for others, as it said.
     Offers {
         /// The point.
@@ -258,6 +266,13 @@ impl Care {
             Input::Closed { session, manifest, owners } => self.closed(now, session, manifest, owners),
             Input::Receipt { session, manifest, node, age } => self.signed(now, session, manifest, node, age),
             Input::Answered { session, node, answer } => self.answered(now, session, node, answer),
+            Input::Resumes { session, node } => {
+                let tended = self.sessions.get_mut(&session);
+                if let Some(holder) = tended.and_then(|tended| tended.holders.get_mut(&node)) {
+                    (holder.ask_at, holder.silent) = (Some(now), 0);
+                }
+                self.look(now, session);
+            }
             Input::Offers { node, gigabytes } => drop(self.weights.insert(node, gigabytes)),
             Input::Tick => {}
         }
@@ -284,11 +299,6 @@ impl Care {
         let signed = holders
             .filter(|(_, holder)| holder.signed.is_some_and(|at| now.saturating_duration_since(at) < SILENCE_MAX));
         signed.map(|(node, _)| *node).collect()
-    }
-
-    /// Whether this node has told `node` to hold the session.
-    pub fn assigned(&self, session: &SessionId, node: &NodeId) -> bool {
-        self.sessions.get(session).is_some_and(|tended| tended.holders.contains_key(node))
     }
 
     fn closed(&mut self, now: Instant, session: SessionId, manifest: Hash, owners: Vec<NodeId>) {

@@ -161,6 +161,15 @@ fn the_right_read_fetches_what_one_took_part_in() {
 }
 
 #[test]
+fn only_central_says_who_is_to_hold_a_session() {
+    nodes(Deed::Assign(Part::Central), |_| Ok(()));
+    nodes(Deed::Assign(Part::Unknown), with(Right::Chair));
+    for part in [Part::Point, Part::Removed, Part::Outside] {
+        nodes(Deed::Assign(part), |_| Err(Denied::NotCentral));
+    }
+}
+
+#[test]
 fn the_right_hold_fetches_what_one_was_given_to_keep() {
     let fetch = |part| Deed::Fetch { part, assigned: true };
     nodes(fetch(Part::Outside), with(Right::Hold));

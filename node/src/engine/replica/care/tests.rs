@@ -1,3 +1,5 @@
+//! Who is asked to hold a session, when, and when somebody else is. Holders answer at once; time is counted, not waited for.
+
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -193,6 +195,10 @@ fn who_has_taken_an_offer_is_counted_on_and_reminded() {
     world.pass(20 * HOUR);
     assert_eq!(world.asked(), taken, "and nobody else");
     let node = *taken.first().unwrap();
+    world.asked();
+    world.tell(Input::Resumes { session: session(1), node });
+    world.tell(Input::Resumes { session: session(1), node: id(19) });
+    assert_eq!(world.asked(), [node].into(), "whoever it is not for asks in vain");
     world.down(node);
     world.up.insert(node);
     world.asked();

@@ -1,3 +1,5 @@
+//! How a holder comes to have everything, from senders that lack something, are slow, are wrong or are gone.
+
 use store::id::{PointNumber, TrackKind};
 
 use super::*;
