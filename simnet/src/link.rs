@@ -33,6 +33,18 @@ pub struct Config {
     pub cut: bool,
 }
 
+impl Config {
+    /// The same line with a part of its rate.
+    pub(crate) fn share(&self, share: Share) -> Self {
+        let rate = self.rate.map(|rate| {
+            // A line of a bit a second still moves.
+            let bits_per_s = (rate.bits_per_s as f64 * share.0).max(1.0) as u64;
+            Rate { bits_per_s, ..rate }
+        });
+        Self { rate, ..self.clone() }
+    }
+}
+
 /// How packets get lost on the way.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum Loss {
