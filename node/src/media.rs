@@ -86,8 +86,19 @@ pub struct Config {
 
 /// Where stored groups are read for those who fetch.
 pub trait Shelf: Send + Sync + 'static {
-    /// The record's bytes, checked, or `None` when it is not held whole. May block on the disk.
-    fn get(&self, id: GroupId) -> Option<Bytes>;
+    /// What there is of a group. May block on the disk.
+    fn get(&self, id: GroupId) -> Held;
+}
+
+/// What a node has of a group it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// The record's bytes, checked.
+    Whole(Bytes),
+    /// It is waiting for the disk, or the disk does not answer: another time it may be there.
+    NotYet,
+    /// It is not here, and nobody is about to write it.
+    Missing,
 }
 
 /// What the driver learns.

@@ -9,17 +9,17 @@
 //! Reading needs no turn: RocksDB serves readers beside the writer, so those who fetch from us and the commands that list
 //! go straight to the archive.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use store::archive::{self, Archive};
 use store::id::GroupId;
 use store::record::Record;
 
-use crate::media::Shelf;
+use crate::media::{Held, Shelf};
 
 /// Jobs waiting: a 40-point session closes 40 groups a second, so this is three seconds of a disk that stands still,
 /// at most some 40 MB.
@@ -50,7 +50,19 @@ pub struct Closed;
 pub struct Vault {
     jobs: SyncSender<Job>,
     archive: Arc<Archive>,
+    coming: Coming,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// Groups that are queued and not yet on the disk; no more than the queue holds, and those who wait for a place in it.
+#[derive(Clone, Default)]
+struct Coming(Arc<Mutex<BTreeSet<GroupId>>>);
+
+impl Coming {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeSet<GroupId>) -> T) -> T {
+        // Each change is one insertion or removal.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl std::fmt::Debug for Vault {
@@ -81,18 +93,24 @@ impl Vault {
     pub fn over(archive: Archive) -> Result<Vault, Error> {
         let archive = Arc::new(archive);
         let (jobs, queue) = sync_channel(JOBS_MAX);
-        let owned = Arc::clone(&archive);
+        let (owned, coming) = (Arc::clone(&archive), Coming::default());
+        let written = coming.clone();
         let thread = std::thread::Builder::new()
             .name("vault".into())
-            .spawn(move || run(&owned, &queue))
+            .spawn(move || run(&owned, &written, &queue))
             .map_err(Error::Thread)?;
-        Ok(Vault { jobs, archive, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Vault { jobs, archive, coming, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// Stores a whole group; `then` is called on the vault's thread once it is synced, or could not be, and must be
     /// quick. Waits while the queue is full, so never call it from a tokio worker.
     pub fn put(&self, record: Record, then: Then) -> Result<(), Closed> {
-        self.jobs.send(Job::Put(record, then)).map_err(|_| Closed)
+        let id = record.id();
+        self.coming.with(|coming| coming.insert(id));
+        self.jobs.send(Job::Put(record, then)).map_err(|_| {
+            self.coming.with(|coming| coming.remove(&id));
+            Closed
+        })
     }
 
     /// Does anything else with the archive, in turn. Waits while the queue is full.
@@ -135,19 +153,27 @@ impl Vault {
 }
 
 impl Shelf for Vault {
-    fn get(&self, id: GroupId) -> Option<Bytes> {
+    fn get(&self, id: GroupId) -> Held {
+        // In this order: what leaves the queue meanwhile is found on the disk.
+        if self.coming.with(|coming| coming.contains(&id)) {
+            return Held::NotYet;
+        }
         match self.archive.get(&id) {
-            Ok(record) => Some(record.bytes().clone()),
-            Err(archive::Error::Missing(_)) => None,
+            Ok(record) => Held::Whole(record.bytes().clone()),
+            Err(archive::Error::Missing(_)) => Held::Missing,
+            Err(error @ archive::Error::Damaged(_)) => {
+                tracing::error!(group = %id, %error, "a stored group is not what it was; it is not served");
+                Held::Missing
+            }
             Err(error) => {
-                tracing::error!(group = %id, %error, "a stored group cannot be read; it is not served");
-                None
+                tracing::error!(group = %id, %error, "a stored group cannot be read now");
+                Held::NotYet
             }
         }
     }
 }
 
-fn run(archive: &Archive, queue: &Receiver<Job>) {
+fn run(archive: &Archive, coming: &Coming, queue: &Receiver<Job>) {
     while let Ok(job) = queue.recv() {
         let mut next = Some(job);
         while let Some(job) = next.take() {
@@ -169,7 +195,7 @@ fn run(archive: &Archive, queue: &Receiver<Job>) {
                             Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                         }
                     }
-                    store(archive, &records, thens);
+                    store(archive, coming, &records, thens);
                 }
             }
         }
@@ -178,8 +204,12 @@ fn run(archive: &Archive, queue: &Receiver<Job>) {
 
 /// Stores a batch. A group the archive refuses must not take the others with it, so after a failure each is tried
 /// alone.
-fn store(archive: &Archive, records: &[Record], thens: Vec<Then>) {
+fn store(archive: &Archive, coming: &Coming, records: &[Record], thens: Vec<Then>) {
+    let over = |record: &Record| coming.with(|coming| coming.remove(&record.id()));
     if archive.put_groups(records).is_ok() {
+        records.iter().for_each(|record| {
+            over(record);
+        });
         thens.into_iter().for_each(|then| then(Ok(())));
         return;
     }
@@ -188,6 +218,7 @@ fn store(archive: &Archive, records: &[Record], thens: Vec<Then>) {
         if let Err(error) = &result {
             tracing::error!(group = %record.id(), %error, "a group could not be stored");
         }
+        over(record);
         then(result.map(|_| ()));
     }
 }

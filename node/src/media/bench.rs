@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::tls::{self, Purpose};
-use super::{Config, Media, Session, Shelf, probe};
+use super::{Config, Held, Media, Session, Shelf, probe};
 use crate::engine::rights::{Member, Members};
 use crate::wire::media::{self as wire, Message, STREAM_GROUP, STREAM_PROBE};
 
@@ -55,8 +55,8 @@ pub struct Received {
 struct Empty;
 
 impl Shelf for Empty {
-    fn get(&self, _: GroupId) -> Option<Bytes> {
-        None
+    fn get(&self, _: GroupId) -> Held {
+        Held::Missing
     }
 }
 

@@ -13,7 +13,7 @@ use store::id::{GroupId, NodeId, SessionId};
 use store::record::Record;
 
 use super::tls::Purpose;
-use super::{Event, Shared, connect};
+use super::{Event, Held, Shared, connect};
 use crate::wire::media::{
     self as wire, Close, FETCH_GROUPS_MAX, FETCH_LEN_MAX, FetchItem, FetchRequest, MESSAGE_LEN_MAX, Reset,
 };
@@ -226,7 +226,13 @@ async fn answer(
     for seq in request.from..=last {
         let id = GroupId { session: request.session, track: request.track, seq };
         let shelf = Arc::clone(&shared.shelf);
-        let bytes = tokio::task::spawn_blocking(move || shelf.get(id)).await.ok().flatten();
+        let held = tokio::task::spawn_blocking(move || shelf.get(id)).await.unwrap_or(Held::NotYet);
+        let bytes = match held {
+            Held::Whole(bytes) => Some(bytes),
+            Held::Missing => None,
+            // "Not here" would be believed for good; an answer that ends early is asked for again.
+            Held::NotYet => break,
+        };
         let len = bytes.as_ref().map(|bytes| bytes.len() as u64);
         total += len.unwrap_or(0);
         if total > len_max && seq > request.from {

@@ -19,7 +19,7 @@ use store::roster::Right;
 use store::seal::{Sealer, Start, Suite};
 use tokio::sync::mpsc;
 
-use super::{Config, Event, Media, Session, Shelf, live};
+use super::{Config, Event, Held, Media, Session, Shelf, live};
 use crate::engine::rights::{Member, Members};
 
 fn key(number: u16) -> NodeKey {
@@ -47,13 +47,16 @@ fn members(me: u16, points: impl IntoIterator<Item = u16>) -> Members {
     Members::new(key(me).id(), points.into_iter().map(member).collect(), BTreeSet::new())
 }
 
-/// Records by id; the disk's part in these tests, which are about the line.
+/// Records by id, and those that wait for the disk; its part in these tests, which are about the line.
 #[derive(Debug, Default)]
-struct Kept(Mutex<BTreeMap<GroupId, Bytes>>);
+struct Kept(Mutex<BTreeMap<GroupId, Bytes>>, Mutex<BTreeSet<GroupId>>);
 
 impl Shelf for Kept {
-    fn get(&self, id: GroupId) -> Option<Bytes> {
-        self.0.lock().expect("no panic").get(&id).cloned()
+    fn get(&self, id: GroupId) -> Held {
+        if self.1.lock().expect("no panic").contains(&id) {
+            return Held::NotYet;
+        }
+        self.0.lock().expect("no panic").get(&id).cloned().map_or(Held::Missing, Held::Whole)
     }
 }
 
@@ -260,5 +263,6 @@ async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn record_of(kept: &Kept, id: GroupId) -> Record {
-    Record::parse(kept.get(id).expect("kept")).expect("ours")
+    let Held::Whole(bytes) = kept.get(id) else { panic!("{id} is kept") };
+    Record::parse(bytes).expect("ours")
 }

@@ -134,8 +134,31 @@ fn a_full_disk_is_told_and_the_next_group_is_stored_when_there_is_room() {
     assert!(matches!(put(0), Err(archive::Error::Storage(_))));
     media.set_capacity(None);
     assert_eq!(put(1), Ok(()));
-    assert_eq!(vault.get(record(0, 1).id()), None);
-    assert_eq!(vault.get(record(1, 1).id()).as_ref(), Some(record(1, 1).bytes()));
+    assert_eq!(vault.get(record(0, 1).id()), Held::Missing);
+    assert_eq!(vault.get(record(1, 1).id()), Held::Whole(record(1, 1).bytes().clone()));
+    vault.close();
+}
+
+#[test]
+fn a_group_that_waits_for_the_disk_is_not_said_to_be_missing() {
+    let (meta, media) = memory();
+    let vault = vault(&meta, &media);
+    let release = hold(&vault);
+    let id = record(0, 1).id();
+    assert_eq!(vault.get(id), Held::Missing);
+    vault.put(record(0, 1), Box::new(|result| assert!(result.is_ok()))).expect("an open vault");
+    assert_eq!(vault.get(id), Held::NotYet);
+    drop(release);
+    vault.run(|_| ()).expect("an open vault");
+    assert_eq!(vault.get(id), Held::Whole(record(0, 1).bytes().clone()));
+    // One that the disk refuses is missing once that is known.
+    media.set_full(true);
+    let release = hold(&vault);
+    vault.put(record(1, 1), Box::new(|result| assert!(result.is_err()))).expect("an open vault");
+    assert_eq!(vault.get(record(1, 1).id()), Held::NotYet);
+    drop(release);
+    vault.run(|_| ()).expect("an open vault");
+    assert_eq!(vault.get(record(1, 1).id()), Held::Missing);
     vault.close();
 }
 
@@ -146,6 +169,6 @@ fn a_damaged_group_is_not_served() {
     vault.run(|archive| archive.put_groups(&[record(0, 1)])).expect("an open vault").expect("a disk that works");
     let key = store::schema::group_key(&record(0, 1).id());
     media.damage(store::schema::Column::Groups, &key);
-    assert_eq!(vault.get(record(0, 1).id()), None);
+    assert_eq!(vault.get(record(0, 1).id()), Held::Missing);
     vault.close();
 }

@@ -2,7 +2,12 @@
 //! The simulator and the tests of the archive run on it; it keeps to the same contract as RocksDB, including that a
 //! synced write makes everything before it durable too.
 
-use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Mutex};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+    path::Path,
+    sync::Mutex,
+};
 
 use bytes::Bytes;
 
@@ -24,7 +29,8 @@ struct State {
     /// Since the last sync, oldest first.
     buffered: Vec<Batch>,
     capacity: Option<usize>,
-    damaged: Vec<(Column, Vec<u8>)>,
+    full: bool,
+    damaged: BTreeSet<(Column, Vec<u8>)>,
 }
 
 impl Memory {
@@ -36,6 +42,11 @@ impl Memory {
     /// Gives the disk a size in bytes, or none. Deletes do not need space, writes that would pass it are refused.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.state().capacity = bytes;
+    }
+
+    /// Makes every write of a value find no space, whatever there is, or ends that.
+    pub fn set_full(&self, full: bool) {
+        self.state().full = full;
     }
 
     /// Power cut: of what was not synced only the first `kept` batches are found again.
@@ -55,7 +66,7 @@ impl Memory {
 
     /// Makes a value unreadable until it is written again.
     pub fn damage(&self, column: Column, key: &[u8]) {
-        self.state().damaged.push((column, key.to_vec()));
+        self.state().damaged.insert((column, key.to_vec()));
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -86,6 +97,9 @@ fn size(map: &Map) -> usize {
 impl Db for Memory {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error> {
         let state = &mut *self.state();
+        if state.full && batch.changes().iter().any(|change| matches!(change, Change::Put(..))) {
+            return Err(Error::Full);
+        }
         if let Some(capacity) = state.capacity {
             let mut map = state.live.clone();
             apply(&mut map, &batch);
@@ -96,8 +110,10 @@ impl Db for Memory {
         }
         apply(&mut state.live, &batch);
         for change in batch.changes() {
-            if let Change::Put(column, key, _) = change {
-                state.damaged.retain(|(c, k)| (c, k) != (column, key));
+            if let Change::Put(column, key, _) = change
+                && !state.damaged.is_empty()
+            {
+                state.damaged.remove(&(*column, key.clone()));
             }
         }
         state.buffered.push(batch);

@@ -106,6 +106,10 @@ async fn what_is_fetched_is_what_was_stored_and_what_is_missing_is_said() {
     // The other way round over the same connection.
     let fetched = delegate.media.fetch(key(0).id(), id(5), 5, 1 << 20).await.expect("connected");
     assert!(matches!(fetched[..], [Fetched::Missing(5)]));
+    // What waits for the disk is not said to be missing: the answer ends before it.
+    delegate.kept.1.lock().expect("no panic").insert(id(6));
+    let fetched = central.media.fetch(key(1).id(), id(5), 7, 1 << 20).await.expect("connected");
+    assert!(matches!(&fetched[..], [Fetched::Record(five)] if five.id() == id(5)), "{fetched:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
