@@ -21,7 +21,7 @@ pub(crate) use gate::deed;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -50,6 +50,7 @@ use crate::media::{self, Media};
 use crate::mesh::{self, Mesh};
 use crate::secret::Secret;
 use crate::studio::{self, Keys, Shown, Studio};
+use crate::unwritten::Unwritten;
 use crate::vault::{self, Vault};
 use porch::Porch;
 use replica::Copying;
@@ -72,6 +73,8 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(30);
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
 /// How long a room goes on recording without a sign of central.
 const ABSENCE_MAX: Duration = Duration::from_secs(30 * 60);
+/// How often what the disk did not take, and sessions that could not be taken up, are tried again, in seconds.
+const AGAIN_SECONDS: u64 = 5;
 /// Length of a group.
 const GROUP: Duration = Duration::from_secs(2);
 
@@ -221,6 +224,12 @@ struct Driver {
     copies: Copies,
     /// Knocks at the mesh and at the media plane that the access log knows of.
     knocks_told: [u64; 2],
+    /// Sessions of the archive that could not be taken up yet.
+    untaken: Vec<SessionId>,
+    /// What of journals and heads is not on the disk yet.
+    unwritten: Arc<Mutex<Unwritten>>,
+    /// Seconds this node has run.
+    looks: u64,
     stopping: bool,
 }
 
@@ -391,6 +400,9 @@ impl Driver {
             counters: BTreeMap::new(),
             copies: Copies::default(),
             knocks_told: [0; 2],
+            untaken: Vec::new(),
+            unwritten: Arc::default(),
+            looks: 0,
             stopping: false,
         };
         let events = Events {
@@ -606,6 +618,13 @@ impl Driver {
 
     /// Once a second: the room's source, what `Stats` would say, and what the access log is told in numbers.
     fn look(&mut self) {
+        self.looks += 1;
+        if self.looks.is_multiple_of(AGAIN_SECONDS) {
+            self.write_again();
+            if !self.untaken.is_empty() {
+                tokio::task::block_in_place(|| self.recall_again());
+            }
+        }
         self.log_numbers();
         let failed = tokio::task::block_in_place(|| self.studio.look(Instant::now()));
         if let Some(failed) = failed {

@@ -250,6 +250,7 @@ impl Studio {
             timeline: scene.timeline.clone(),
             media: self.media.clone(),
             vault: self.vault.clone(),
+            events: self.events.clone(),
         };
         self.room = Some(Room::start(source, setup)?);
         Ok(())

@@ -613,9 +613,10 @@ impl Archive {
     /// Sets aside the next `count` group numbers of this node in a session and gives them. They are given once,
     /// whatever crashes: the promise is on disk before this returns. A node that restarts begins with numbers it asks
     /// for anew and leaves unused ones out.
-    pub fn reserve_seqs(&self, session: &SessionId, count: u64) -> Result<Range<u64>, Error> {
+    /// None is below `used`: others may know of numbers that a lost disk has forgotten.
+    pub fn reserve_seqs(&self, session: &SessionId, used: u64, count: u64) -> Result<Range<u64>, Error> {
         let _writing = self.write()?;
-        let from = self.reserved(session)?;
+        let from = self.reserved(session)?.max(used);
         let to = from.checked_add(count).filter(|to| *to <= SEQ_MAX).ok_or(Error::Exhausted(*session))?;
         let mut batch = Batch::new();
         batch.put(Column::Reserved, session.as_bytes(), cbor::encode_versioned(RESERVED_VERSION, &to));

@@ -70,7 +70,7 @@ fn store_until_killed(dir: &Path) {
     };
     say("open".into());
     loop {
-        let seqs = archive.reserve_seqs(&session(), 4).expect("numbers are reserved");
+        let seqs = archive.reserve_seqs(&session(), 0, 4).expect("numbers are reserved");
         say(format!("reserved {} {}", seqs.start, seqs.end));
         for seq in seqs {
             let groups = tracks().map(|track| record(track, seq));

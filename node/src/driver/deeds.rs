@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use store::access::{Deed, What, Who};
@@ -15,20 +16,21 @@ use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::gate::logged;
-use super::recall;
 use super::{Driver, Operator, unix_ms};
 use crate::control::{Fault, Response};
 use crate::engine::rights;
 use crate::engine::session::{Input, Output, Own, Refusal, Ticket, Wraps};
 use crate::media::{self, FetchError, Fetched};
+use crate::recall;
 use crate::studio;
+use crate::unwritten::Unwritten;
 use crate::wire::control::Message;
 
 impl Driver {
     pub(super) fn carry_out(&mut self, output: Output) {
         match output {
             Output::Found { head, wraps } => self.found(head, wraps.into_iter().collect()),
-            Output::Admit { head, wraps } => self.admit(head, wraps),
+            Output::Admit { head, wraps, used } => self.admit(head, wraps, used),
             Output::Rekey { session, epoch, points } => self.rekey(session, epoch, &points),
             Output::Renew { head, wraps } => self.renew(head, wraps),
             Output::Expel { session, node } => self.expel(session, node),
@@ -84,12 +86,14 @@ impl Driver {
                 .put_wraps(&session, epoch, &wraps)
                 // The head last: a session that is listed can be opened.
                 .and_then(|()| archive.put_head(&head))
-                .and_then(|()| number.map_or(Ok(Own::default()), |number| recall::reserve(archive, &session, number)));
+                .and_then(|()| {
+                    number.map_or(Ok(Own::default()), |number| recall::reserve(archive, &session, number, 0))
+                });
             Some(Input::Persisted { session, epoch, result: written.map_err(|error| sentence(&error)) })
         });
     }
 
-    fn admit(&mut self, head: Head, wraps: BTreeMap<Epoch, Wraps>) {
+    fn admit(&mut self, head: Head, wraps: BTreeMap<Epoch, Wraps>, used: u64) {
         let (session, epoch) = (head.id, head.epoch());
         let Some(number) = head.number(&self.me) else { return };
         let keys = match self.open_keys(&head, &wraps) {
@@ -104,7 +108,7 @@ impl Driver {
                     // The head last: a session that is listed can be opened.
                     .and_then(|()| archive.put_head(&head))
                     // Once more for a later epoch than needed; numbers there are enough.
-                    .and_then(|()| recall::reserve(archive, &session, number))
+                    .and_then(|()| recall::reserve(archive, &session, number, used))
                     .map_err(|error| sentence(&error)),
                 Err(error) => Err(sentence(&error)),
             };
@@ -113,24 +117,36 @@ impl Driver {
     }
 
     fn update(&mut self, head: Head) {
-        let known = head.clone();
+        let (known, unwritten) = (head.clone(), Arc::clone(&self.unwritten));
         self.store(move |archive| {
-            if let Err(error) = archive.put_head(&head) {
-                tracing::error!(session = %head.id, %error, "the session's head could not be written");
-            }
+            write(&unwritten, archive, |unwritten| unwritten.update(head));
             None
         });
         self.attest(&known);
+    }
+
+    /// Tries again what the disk did not take.
+    pub(super) fn write_again(&self) {
+        if !lock(&self.unwritten).is_empty() {
+            let unwritten = Arc::clone(&self.unwritten);
+            self.store(move |archive| {
+                write(&unwritten, archive, |_| {});
+                None
+            });
+        }
     }
 
     fn journal(&mut self, session: SessionId, at: u64, event: Event) {
         tracing::info!(%session, at_ms = at / 1_000, ?event, "journal");
         let chain = self.chains.entry(session).or_insert_with(|| store::journal::Chain::new(session, self.me));
         let entry = chain.append(&self.identity.node, at, unix_ms(), event);
+        let unwritten = Arc::clone(&self.unwritten);
         self.store(move |archive| {
-            if let Err(error) = archive.append_journal(&entry) {
-                tracing::error!(%session, %error, "a journal entry could not be written");
-            }
+            write(&unwritten, archive, |unwritten| {
+                if !unwritten.journal(entry) {
+                    tracing::error!(%session, "more entries than are kept for a disk without space: the journal ends here");
+                }
+            });
             None
         });
     }
@@ -321,6 +337,26 @@ async fn ask(mesh: &crate::mesh::Mesh, node: NodeId, message: Bytes) -> Option<M
         }
     };
     Message::decode(&answer).inspect_err(|error| tracing::warn!(point = %node.short(), %error, "its answer")).ok()
+}
+
+/// Says more, and writes what the disk takes of all that was said. Only the vault's thread does this, so it is done in order.
+fn write(unwritten: &Mutex<Unwritten>, archive: &Archive, say: impl FnOnce(&mut Unwritten)) {
+    let mut unwritten = lock(unwritten);
+    let had_trouble = !unwritten.is_empty();
+    say(&mut unwritten);
+    match unwritten.write(archive).1 {
+        Ok(()) if had_trouble => tracing::info!("the disk has taken what it had not of journals and heads"),
+        Ok(()) => {}
+        Err(error) if had_trouble => tracing::debug!(%error, "journals and heads are still not written"),
+        Err(error) => {
+            tracing::error!(%error, "a journal entry or a session's head could not be written; it is tried again");
+        }
+    }
+}
+
+fn lock(unwritten: &Mutex<Unwritten>) -> MutexGuard<'_, Unwritten> {
+    // What was written is taken out one by one, so a panic leaves what is left.
+    unwritten.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes the keys of a session as they were given to us.

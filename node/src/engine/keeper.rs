@@ -313,6 +313,11 @@ impl Keeper {
             }
             Input::Held { track, from, to } => self.with(track, |state| {
                 if from <= to {
+                    // Told missing by an earlier run that ended before it could tell that they came.
+                    while let Some((from, to)) = state.told.first_run(from, to) {
+                        state.told.remove(from, to);
+                        state.mended.insert(from, to);
+                    }
                     state.done.insert(from, to);
                     state.newest = state.newest.max(Some(to));
                     state.unsure = true;
@@ -435,6 +440,12 @@ impl Keeper {
             .collect()
     }
 
+    /// The first group number of an origin above all that are known to have begun.
+    pub fn next_of(&self, origin: NodeId) -> u64 {
+        let tracks = self.tracks.values().filter(|track| track.origin == origin);
+        tracks.filter_map(|track| track.newest).max().map_or(0, |newest| newest.saturating_add(1))
+    }
+
     fn with(&mut self, track: TrackId, change: impl FnOnce(&mut Track)) {
         if let Some(state) = self.tracks.get_mut(&track)
             && state.done.len() < RUNS_MAX
@@ -458,10 +469,6 @@ impl Keeper {
             track.told.remove(seq, seq);
             track.mended.insert(seq, seq);
         }
-        // While a fetch runs, repairs are gathered so that the journal gets one line for it.
-        if self.origins.get(&track.origin).is_none_or(|origin| origin.busy.is_none()) {
-            track.tell_mended(id, &mut self.outbox);
-        }
     }
 
     fn fetched(&mut self, now: Instant, origin: NodeId, missing: Option<Vec<u64>>) {
@@ -484,9 +491,6 @@ impl Keeper {
                 self.outbox.push_back(Output::Gap { track: asked.track, from, to, reason: Reason::LostAtSource });
             }
         }
-        for (&id, track) in self.tracks.iter_mut().filter(|(_, track)| track.origin == origin) {
-            track.tell_mended(id, &mut self.outbox);
-        }
         let left = self.tracks.get(&asked.track).map_or(0, |track| track.open_in(asked.from, asked.to));
         if missing.is_some() && left < asked.open {
             // An answer may end early at its limit of bytes; the rest of the range comes first.
@@ -500,8 +504,14 @@ impl Keeper {
         }
     }
 
-    /// Tells what has become a gap, and asks for what may be asked for.
+    /// Tells what has become a gap and what is no gap any more, and asks for what may be asked for. While a fetch runs,
+    /// repairs are gathered so that the journal gets one line for it.
     fn work(&mut self, now: Instant) {
+        for (&id, track) in &mut self.tracks {
+            if self.origins.get(&track.origin).is_none_or(|origin| origin.busy.is_none()) {
+                track.tell_mended(id, &mut self.outbox);
+            }
+        }
         for (id, track) in self.tracks.iter_mut().filter(|(_, track)| !track.unsure) {
             let due = track.complete_at(now.checked_sub(GRACE));
             track.tell(*id, due, &mut self.outbox);

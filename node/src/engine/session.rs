@@ -195,7 +195,7 @@ impl Engine {
             }
             Input::Began(group) => self.kept(now, group, |track, seq| keeper::Input::Began { track, seq }),
             Input::Broke { group, cut } => {
-                self.kept(now, group, |track, seq| keeper::Input::Broke { track, seq, cut });
+                self.chair(now, group.session, |chair, context, out| chair.broke(context, group, cut, out));
             }
             Input::Stored(group) => self.kept(now, group, |track, seq| keeper::Input::Stored { track, seq }),
             Input::Incident { session, point, event } => {

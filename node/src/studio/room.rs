@@ -24,9 +24,12 @@ use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::record::{Flags, Writer};
 use store::seal::{Sealer, Start};
 use store::session::Head;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
-use super::Keys;
 use super::timeline::Timeline;
+use super::{Event, Keys};
+use crate::engine::keeper::Cut;
 use crate::engine::session::is_recorded;
 use crate::media::{Media, live};
 use crate::vault::Vault;
@@ -46,6 +49,8 @@ pub(super) struct Setup {
     pub(super) timeline: Timeline,
     pub(super) media: Media,
     pub(super) vault: Vault,
+    /// Hears of groups that our disk did not take.
+    pub(super) events: mpsc::Sender<Event>,
 }
 
 /// A room that publishes. Dropping it closes its groups.
@@ -56,7 +61,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Starts to capture, encode, seal, keep and send.
+    /// Starts to capture, encode, seal, keep and send. Must be called within a tokio runtime.
     pub(super) fn start(source: Box<dyn Source>, setup: Setup) -> Result<Room, production::Error> {
         let timeline = setup.timeline.clone();
         let config = production::Config { first_seq: setup.reserved.start, ..setup.production };
@@ -109,6 +114,8 @@ struct Lanes {
     ring: RwLock<(Head, Keys)>,
     media: Media,
     vault: Vault,
+    events: mpsc::Sender<Event>,
+    runtime: Handle,
     audio: Mutex<Lane>,
     main: Mutex<Lane>,
     thumb: Mutex<Lane>,
@@ -136,7 +143,7 @@ struct Open {
 
 impl Lanes {
     fn new(setup: Setup) -> Lanes {
-        let Setup { head, keys, me, number, reserved, media, vault, .. } = setup;
+        let Setup { head, keys, me, number, reserved, media, vault, events, .. } = setup;
         let lane = |kind| Mutex::new(Lane { kind, sealer: None, open: None });
         Lanes {
             session: head.id,
@@ -145,6 +152,8 @@ impl Lanes {
             ring: RwLock::new((head, keys)),
             media,
             vault,
+            events,
+            runtime: Handle::current(),
             audio: lane(TrackKind::Audio),
             main: lane(TrackKind::Main),
             thumb: lane(TrackKind::Thumb),
@@ -189,7 +198,7 @@ impl Lanes {
             let (session, reserved) = (self.session, Arc::clone(&self.reserved));
             let count = more - asked;
             // A vault that is closed confirms nothing, which is found out below.
-            let _ = self.vault.then(move |archive| match archive.reserve_seqs(&session, count) {
+            let _ = self.vault.then(move |archive| match archive.reserve_seqs(&session, 0, count) {
                 Ok(range) => drop(reserved.fetch_max(range.end, Ordering::Release)),
                 Err(error) => tracing::error!(%session, %error, "no group numbers could be reserved"),
             });
@@ -239,11 +248,14 @@ impl Lanes {
             live.end(end);
             return;
         }
+        let (group, events, runtime) = (finished.record.id(), self.events.clone(), self.runtime.clone());
         let stored = self.vault.put(
             finished.record,
             Box::new(move |result| {
                 if let Err(error) = result {
                     tracing::error!(%error, "an own group is kept by others only");
+                    // The vault does not wait for anybody. The driver ends only with everything else.
+                    runtime.spawn(async move { events.send(Event::Broke { group, cut: Cut::NotStored }).await });
                 }
                 live.end(end);
             }),

@@ -79,7 +79,7 @@ async fn session(watch: bool) -> (Side, Side, Head, production::Stats) {
     }
     delegate.media.announce(head.id, tracks.to_vec());
     delegate.media.dial(central.node, vec![central.at]);
-    delegate.vault.run(move |archive| archive.reserve_seqs(&head.id, RESERVE)).expect("open").expect("a disk");
+    delegate.vault.run(move |archive| archive.reserve_seqs(&head.id, 0, RESERVE)).expect("open").expect("a disk");
     // Central hears the announcement before anything is published, so it has every group from the first.
     while let Some(event) = central.from_media.recv().await {
         if matches!(event, media::Event::Announced { .. }) {

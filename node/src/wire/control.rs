@@ -104,6 +104,9 @@ pub struct Invite {
     pub media_port: u16,
     /// Start of session time on central's local clock, in microseconds. Negative when central restarted since.
     pub origin: i64,
+    /// The recipient's group numbers below this may be used already. Its own disk knows better, unless it is a new one.
+    #[serde(default)]
+    pub used: u64,
 }
 
 /// The answer of a point that comes.
@@ -340,7 +343,7 @@ mod tests {
         let media = vec!["10.0.0.1:7500".parse().expect("an address"), "[::1]:7500".parse().expect("an address")];
         // The second stands for the recovery key's.
         let each = BTreeMap::from([(NodeId::from_bytes([2; 32]), wrap), (NodeId::from_bytes([9; 32]), wrap)]);
-        Invite { head, wraps: BTreeMap::from([(0, each)]), media, media_port: 7500, origin: -5 }
+        Invite { head, wraps: BTreeMap::from([(0, each)]), media, media_port: 7500, origin: -5, used: 0 }
     }
 
     fn each() -> Vec<Message> {

@@ -118,7 +118,7 @@ impl Archive {
     }
 
     /// Which groups of a track were ever stored, as far as is known: those last counted, and those that are here.
-    pub(super) fn ever(&self, session: &SessionId, track: TrackId) -> Result<Have, Error> {
+    pub fn ever(&self, session: &SessionId, track: TrackId) -> Result<Have, Error> {
         let mut ever = self.have(session, track)?;
         if let Some(kept) = self.kept(session)?.get(&track) {
             ever.merge(kept);

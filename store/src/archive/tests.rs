@@ -264,12 +264,14 @@ fn with_the_recovery_secret_alone_a_session_of_several_epochs_opens() {
 fn group_numbers_are_given_once() {
     on_both(|archive| {
         assert_eq!(archive.reserved(&session(1)), Ok(0));
-        assert_eq!(archive.reserve_seqs(&session(1), 10), Ok(0..10));
-        assert_eq!(archive.reserve_seqs(&session(1), 5), Ok(10..15));
-        assert_eq!(archive.reserve_seqs(&session(2), 5), Ok(0..5));
+        assert_eq!(archive.reserve_seqs(&session(1), 0, 10), Ok(0..10));
+        assert_eq!(archive.reserve_seqs(&session(1), 0, 5), Ok(10..15));
+        assert_eq!(archive.reserve_seqs(&session(2), 0, 5), Ok(0..5));
+        assert_eq!(archive.reserve_seqs(&session(2), 3, 5), Ok(5..10));
+        assert_eq!(archive.reserve_seqs(&session(2), 40, 5), Ok(40..45));
         assert_eq!(archive.reserved(&session(1)), Ok(15));
-        assert_eq!(archive.reserve_seqs(&session(1), SEQ_MAX), Err(Error::Exhausted(session(1))));
-        assert_eq!(archive.reserve_seqs(&session(1), u64::MAX), Err(Error::Exhausted(session(1))));
+        assert_eq!(archive.reserve_seqs(&session(1), 0, SEQ_MAX), Err(Error::Exhausted(session(1))));
+        assert_eq!(archive.reserve_seqs(&session(1), 0, u64::MAX), Err(Error::Exhausted(session(1))));
         assert_eq!(archive.reserved(&session(1)), Ok(15));
     });
 }
@@ -280,7 +282,7 @@ fn no_group_number_is_given_twice_whatever_crashes() {
     let mut given = 0;
     for round in 0..50 {
         for count in 1..=round % 4 {
-            let seqs = twin.archive.reserve_seqs(&session(1), count).unwrap();
+            let seqs = twin.archive.reserve_seqs(&session(1), 0, count).unwrap();
             assert!(seqs.start >= given, "{seqs:?} after {given}");
             given = seqs.end;
         }
@@ -318,7 +320,7 @@ fn a_full_disk_refuses_without_harm_and_takes_on_once_there_is_space() {
     let full = db::Error::Full;
     assert_eq!(twin.archive.put_groups(&[group(1)]), Err(full.clone().into()));
     assert_eq!(twin.archive.put_head(&head(1)), Err(full.clone().into()));
-    assert_eq!(twin.archive.reserve_seqs(&session(1), 1), Err(full.into()));
+    assert_eq!(twin.archive.reserve_seqs(&session(1), 0, 1), Err(full.into()));
     assert_eq!(twin.archive.get(&group(0).id()), Ok(group(0)));
     assert_eq!(twin.archive.have(&session(1), track(3, MAIN)).unwrap().len(), 1);
     assert_eq!(twin.archive.get(&group(1).id()), Err(Error::Missing(group(1).id())));
@@ -326,7 +328,7 @@ fn a_full_disk_refuses_without_harm_and_takes_on_once_there_is_space() {
     twin.media.set_capacity(None);
     twin.meta.set_capacity(None);
     assert_eq!(twin.archive.put_groups(&[group(1)]), Ok(1));
-    assert_eq!(twin.archive.reserve_seqs(&session(1), 1), Ok(0..1), "the refused numbers were given to nobody");
+    assert_eq!(twin.archive.reserve_seqs(&session(1), 0, 1), Ok(0..1), "the refused numbers were given to nobody");
 }
 
 #[test]
@@ -454,7 +456,7 @@ fn stored_values_are_kept_for_ever() {
     assert_eq!(hex::encode(address), format!("01{}000000a8000000030000000000d59f80", record.hash()));
     let page = twin.media.get(Column::Have, &schema::page_key(&session(1), track(3, MAIN), 0)).unwrap().unwrap();
     assert_eq!(hex::encode(page), format!("010000000000000080{}", "00".repeat(504)));
-    twin.archive.reserve_seqs(&session(1), 1000).unwrap();
+    twin.archive.reserve_seqs(&session(1), 0, 1000).unwrap();
     let reserved = twin.meta.get(Column::Reserved, session(1).as_bytes()).unwrap().unwrap();
     assert_eq!(hex::encode(reserved), "011903e8");
 }

@@ -75,7 +75,14 @@ impl Puppet {
             started_unix_ms: 1,
             ended_unix_ms: None,
         };
-        Message::Invite(Box::new(Invite { head, wraps: BTreeMap::new(), media: vec![], media_port: 1, origin: 0 }))
+        Message::Invite(Box::new(Invite {
+            head,
+            wraps: BTreeMap::new(),
+            media: vec![],
+            media_port: 1,
+            origin: 0,
+            used: 0,
+        }))
     }
 }
 

@@ -296,6 +296,21 @@ fn each_gap_has_the_reason_that_was_seen() {
 }
 
 #[test]
+fn what_came_before_a_restart_that_kept_it_from_being_said_is_said_after_it() {
+    let mut bench = Bench::new();
+    let track = bench.sound;
+    bench.tell(Input::Told { track, from: 3, to: 9, lost: false });
+    bench.tell(Input::Held { track, from: 0, to: 2 });
+    assert_eq!(bench.outputs(), []);
+    bench.tell(Input::Held { track, from: 5, to: 6 });
+    bench.tell(Input::Held { track, from: 9, to: 12 });
+    assert_eq!(
+        bench.outputs(),
+        [Output::Repaired { track, from: 5, to: 6 }, Output::Repaired { track, from: 9, to: 9 }]
+    );
+}
+
+#[test]
 fn what_was_held_and_told_before_a_restart_is_neither_told_nor_asked_again() {
     let mut bench = Bench::new();
     let track = bench.sound;

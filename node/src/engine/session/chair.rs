@@ -1,9 +1,9 @@
 //! Central's part of one session: inviting, knowing who is there, keeping the record whole, ending.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
+use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::journal::{EndReason, Event, GapReason, LeftReason};
 use store::keys::Epoch;
 use store::seal::Suite;
@@ -15,7 +15,7 @@ use super::{
     priority, tracks_of,
 };
 use crate::engine::clock::Line;
-use crate::engine::keeper::{self, Keeper, Reason};
+use crate::engine::keeper::{self, Cut, Keeper, Reason};
 use crate::wire::control::{self, Accepted, Finished, Invite, Message, Span};
 
 /// One session we chair.
@@ -69,6 +69,8 @@ pub(super) struct Place {
     /// A question is under way.
     asking: bool,
     ask_at: Instant,
+    /// When a group of it came last.
+    heard: Instant,
     /// It was removed.
     pub(super) out: Option<Out>,
 }
@@ -84,6 +86,7 @@ impl Place {
             settled: false,
             asking: false,
             ask_at: now,
+            heard: now,
             out: None,
         }
     }
@@ -199,6 +202,11 @@ impl Chair {
         let open = head.state == State::Open;
         let phase = if resume { Phase::Running } else { Phase::Over };
         let mut chair = Chair::new(context.config, head, wraps, origin, phase, context.now);
+        // Our own room was heard as long as anybody, or they as long as we.
+        let since = Duration::from_micros(time.saturating_sub(last_us));
+        if let Some(heard) = context.now.checked_sub(since) {
+            chair.places.values_mut().for_each(|place| place.heard = heard);
+        }
         for input in kept {
             chair.keep(context, input, out);
         }
@@ -471,8 +479,24 @@ impl Chair {
 
     /// Hands an input to the keeper and what it wants to the outside.
     pub(super) fn keep(&mut self, context: Context<'_>, input: keeper::Input, out: &mut VecDeque<Output>) {
+        if let keeper::Input::Began { track, .. } | keeper::Input::Stored { track, .. } = &input
+            && let Some(place) = self.places.values_mut().find(|place| place.number == track.point())
+        {
+            place.heard = context.now;
+        }
         self.keeper.handle(context.now, input);
         self.drain_keeper(context, out);
+    }
+
+    /// A group broke off, or our disk did not take it. One of our own room nobody can give us, as those who saw it live kept
+    /// no part of it.
+    pub(super) fn broke(&mut self, context: Context<'_>, group: GroupId, cut: Cut, out: &mut VecDeque<Output>) {
+        let GroupId { track, seq, .. } = group;
+        if self.head.number(&context.config.me) == Some(track.point()) {
+            let gap = Event::Gap { track, from_seq: seq, to_seq: seq, reason: GapReason::NotStored };
+            return self.journal(context, gap, out);
+        }
+        self.keep(context, keeper::Input::Broke { track, seq, cut }, out);
     }
 
     fn drain_keeper(&mut self, context: Context<'_>, out: &mut VecDeque<Output>) {
@@ -593,7 +617,7 @@ impl Chair {
             .map(|(&node, _)| node)
             .collect();
         for node in due {
-            let Some(message) = self.question(context.config, node) else { continue };
+            let Some(message) = self.question(context, node) else { continue };
             if let Some(place) = self.places.get_mut(&node) {
                 place.asking = true;
                 place.ask_at = context.now + ASK_AGAIN;
@@ -624,7 +648,17 @@ impl Chair {
         something && !place.asking && up.contains(node)
     }
 
-    fn question(&self, config: &Config, node: NodeId) -> Option<Message> {
+    /// Group numbers below this may have been used by a point: those that came, and those it may have made meanwhile, one a
+    /// second at most. So a point whose archive was lost uses no number twice, and what was lost with it is a gap.
+    fn used(&self, context: Context<'_>, node: NodeId) -> u64 {
+        match (self.keeper.next_of(node), self.places.get(&node)) {
+            (0, _) | (_, None) => 0,
+            (next, Some(place)) => next + context.now.saturating_duration_since(place.heard).as_secs(),
+        }
+    }
+
+    fn question(&self, context: Context<'_>, node: NodeId) -> Option<Message> {
+        let config = context.config;
         match self.phase {
             _ if self.is_out(&node) => Some(Message::Removed { session: self.head.id }),
             Phase::Running => Some(Message::Invite(Box::new(Invite {
@@ -633,6 +667,7 @@ impl Chair {
                 media: config.media.clone(),
                 media_port: config.media_port,
                 origin: self.origin,
+                used: self.used(context, node),
             }))),
             Phase::Ending { unix_ms, .. } => Some(self.end_message(config, unix_ms)),
             Phase::Over => Some(self.end_message(config, self.head.ended_unix_ms.unwrap_or(0))),

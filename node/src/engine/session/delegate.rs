@@ -121,19 +121,19 @@ impl Delegate {
     pub(super) fn invited(&mut self, context: Context<'_>, ticket: Ticket, invite: Invite, out: &mut VecDeque<Output>) {
         self.seen = context.now;
         self.clock.handle(context.local(), clock::Input::Rebase { origin: invite.origin });
-        let Invite { head, wraps, media, media_port, .. } = invite;
+        let Invite { head, wraps, media, media_port, used, .. } = invite;
         let dial = Output::Dial { node: head.central, addresses: media, port: media_port };
         match self.phase {
             Phase::Running => {
                 out.push_back(dial);
-                self.renew(ticket, head, wraps, out);
+                self.renew(ticket, head, wraps, used, out);
             }
             Phase::Waiting { .. } => {
                 self.phase = Phase::Admitting { ticket };
                 if head.continues(&self.head) {
                     self.head = head;
                 }
-                out.push_back(Output::Admit { head: self.head.clone(), wraps });
+                out.push_back(Output::Admit { head: self.head.clone(), wraps, used });
                 out.push_back(dial);
             }
             Phase::Admitting { ticket: earlier } => {
@@ -146,14 +146,21 @@ impl Delegate {
     }
 
     /// An invitation into a session we are in: perhaps with keys we have not got.
-    fn renew(&mut self, ticket: Ticket, head: Head, wraps: BTreeMap<Epoch, Wraps>, out: &mut VecDeque<Output>) {
+    fn renew(
+        &mut self,
+        ticket: Ticket,
+        head: Head,
+        wraps: BTreeMap<Epoch, Wraps>,
+        used: u64,
+        out: &mut VecDeque<Output>,
+    ) {
         if let Some((earlier, _)) = &mut self.renewing {
             // What is being written is confirmed to the latest question; what it brings beyond, to the one after.
             let earlier = std::mem::replace(earlier, ticket);
             out.push_back(self.asked_again(earlier));
         } else if head.epoch() > self.head.epoch() {
             self.renewing = Some((ticket, head.clone()));
-            out.push_back(Output::Admit { head, wraps });
+            out.push_back(Output::Admit { head, wraps, used });
         } else {
             out.push_back(self.acceptance(ticket));
         }

@@ -31,6 +31,8 @@ pub enum Output {
         head: Head,
         /// The keys for us, by epoch, with those for the recovery key.
         wraps: BTreeMap<Epoch, Wraps>,
+        /// Our group numbers below this may be used already.
+        used: u64,
     },
     /// Central: make a key and wrap it; answer with [`Input::Keyed`](super::Input::Keyed).
     Rekey {

@@ -97,7 +97,7 @@ fn invitations_that_must_not_be_followed_are_refused_with_a_reason() {
         head.points[1].node = id(4);
         change(&mut head);
         let wraps = BTreeMap::from([(0, world::wraps(head.id, 0, [id(4), world::recovery()]))]);
-        let invite = Invite { head, wraps, media: vec![], media_port: 7000 + u16::from(from), origin: 0 };
+        let invite = Invite { head, wraps, media: vec![], media_port: 7000 + u16::from(from), origin: 0, used: 0 };
         let answer = world.ask(from, 4, Message::Invite(Box::new(invite)));
         let Some(Message::Refused { reason, .. }) = answer else { panic!("{expected}: {answer:?}") };
         assert!(reason.contains(expected), "{reason:?} instead of {expected:?}");
@@ -516,4 +516,40 @@ fn a_delegate_that_restarts_unnoticed_says_so_and_is_invited_at_once() {
     let journal = world.journal(1);
     let again = [Event::Left { point: point(2), reason: LeftReason::Lost }, Event::Joined { point: point(2) }];
     assert_eq!(journal[journal.len() - 2..], again);
+}
+
+#[test]
+fn a_point_whose_archive_was_lost_uses_no_number_again_that_it_may_have_used() {
+    let (mut world, session) = World::in_session();
+    for seq in 0..5 {
+        world.tell(1, Input::Began(GroupId { session, track: track(2, TrackKind::Main), seq }));
+    }
+    world.kill(2);
+    world.nodes.get_mut(&2).expect("three nodes").disk = world::Disk::default();
+    world.pass(60 * SECOND);
+    world.power_on(2);
+    world.pass(2 * SECOND);
+    // It may have made one a second since group 4 began.
+    let Some((_, first)) = world.nodes[&2].publishing else { panic!("it is in session again") };
+    assert!((65..75).contains(&first), "{first}");
+    // One whose archive is whole goes on where its own disk says, if that is further.
+    world.kill(3);
+    world.power_on(3);
+    world.pass(2 * SECOND);
+    assert_eq!(world.nodes[&3].publishing, Some((session, 10)));
+}
+
+#[test]
+fn a_group_of_centrals_own_room_that_its_disk_does_not_take_is_a_gap() {
+    let (mut world, session) = World::in_session();
+    let group = GroupId { session, track: track(1, TrackKind::Audio), seq: 3 };
+    world.tell(1, Input::Broke { group, cut: keeper::Cut::NotStored });
+    world.settle();
+    let gap = Event::Gap { track: group.track, from_seq: 3, to_seq: 3, reason: GapReason::NotStored };
+    assert_eq!(world.journal(1).last(), Some(&gap));
+    // At a delegate it is central's affair, which has it or asks for it.
+    let group = GroupId { track: track(2, TrackKind::Audio), ..group };
+    world.tell(2, Input::Broke { group, cut: keeper::Cut::NotStored });
+    world.settle();
+    assert_eq!(world.journal(1).last(), Some(&gap));
 }

@@ -459,7 +459,9 @@ impl World {
                 let wraps = BTreeMap::from([(head.epoch(), wraps)]);
                 self.write_head(n, head, wraps);
             }
-            Output::Admit { head, wraps } => {
+            Output::Admit { head, wraps, used } => {
+                let reserved = node.disk.reserved.entry(head.id).or_default();
+                *reserved = used.max(*reserved);
                 for period in &head.epochs {
                     let given = wraps.get(&period.epoch).expect("the key of every epoch is given");
                     assert_eq!(given.keys().collect::<Vec<_>>(), [&id(n), &recovery()], "ours and the recovery key's");
