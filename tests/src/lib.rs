@@ -9,3 +9,4 @@ pub mod fuzz;
 pub mod office;
 pub mod program;
 pub mod search;
+pub mod sim;

@@ -10,5 +10,6 @@ mod lab;
 mod people;
 mod secrets;
 mod session;
+mod sim;
 mod tidy;
 mod trust;

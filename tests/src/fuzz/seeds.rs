@@ -172,6 +172,7 @@ fn control_messages() -> Vec<Vec<u8>> {
             media: media.clone(),
             media_port: 7500,
             origin: -5,
+            used: 0,
         })),
         Message::Accepted(Accepted { session, epoch: 0, first_seq: 17, unused: unused.clone() }),
         Message::refused(session, "bận"),
