@@ -1,10 +1,13 @@
 //! Messages between nodes: their bytes and their limits.
 
 pub mod control;
+mod envelope;
 pub mod evidence;
 pub mod media;
 pub mod replica;
 pub mod roster;
+
+pub use self::envelope::Error;
 
 /// The cases of an enum, by the words in which serde refuses one that it has not: for tables that must have a row for each.
 #[cfg(test)]

@@ -11,6 +11,8 @@ use store::manifest::{Countersignature, Manifest};
 use store::segment::Segment;
 use store::signed::Content as _;
 
+use super::envelope::{self, Envelope, Error};
+
 /// First byte of every such message.
 pub const KIND: u8 = b'E';
 /// The version written, and the only one read.
@@ -60,24 +62,12 @@ pub enum Message {
     },
 }
 
-/// Why bytes are not a message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// From a node of another version of this program.
-    #[error(
-        "a message about signed records of version {0}; this program speaks version {VERSION}: update the older node"
-    )]
-    Version(u8),
-    /// Not CBOR, not of this shape, or over a limit.
-    #[error("a message about signed records that cannot be read")]
-    Malformed,
-}
+const ENVELOPE: Envelope = Envelope { kind: KIND, version: VERSION, len_max: MESSAGE_MAX, about: "signed records" };
 
 impl Message {
     /// A refusal, cut to the length allowed.
     pub fn refused(session: SessionId, reason: &str) -> Message {
-        let end = (0..=reason.len().min(REASON_MAX)).rfind(|&end| reason.is_char_boundary(end)).unwrap_or(0);
-        Message::Refused { session, reason: reason[..end].to_owned() }
+        Message::Refused { session, reason: envelope::cut(reason, REASON_MAX) }
     }
 
     /// The session this message speaks of.
@@ -96,23 +86,16 @@ impl Message {
     /// # Panics
     /// If a record is longer than its kind may be, which whoever signed it saw to.
     pub fn encode(&self) -> Bytes {
-        let mut bytes = vec![KIND, VERSION];
-        ciborium::into_writer(self, &mut bytes).expect("writing into memory does not fail");
-        assert!(bytes.len() <= MESSAGE_MAX && self.fits(), "a message of ours is within the limits");
-        bytes.into()
+        ENVELOPE.seal(self)
     }
 
     /// Reads one message that fills `bytes` exactly, and checks every limit.
     pub fn decode(bytes: &[u8]) -> Result<Message, Error> {
-        let rest = bytes.strip_prefix(&[KIND]).filter(|_| bytes.len() <= MESSAGE_MAX).ok_or(Error::Malformed)?;
-        let (version, mut body) = rest.split_first().ok_or(Error::Malformed)?;
-        if *version != VERSION {
-            return Err(Error::Version(*version));
-        }
-        let read: Result<Message, _> = ciborium::de::from_reader_with_recursion_limit(&mut body, 16);
-        read.ok().filter(|message| body.is_empty() && message.fits()).ok_or(Error::Malformed)
+        ENVELOPE.open(bytes)
     }
+}
 
+impl envelope::Message for Message {
     fn fits(&self) -> bool {
         match self {
             Message::Segment { record, .. } => record.len() <= Segment::LEN_MAX,
@@ -145,10 +128,10 @@ mod tests {
             let bytes = message.encode();
             assert_eq!(Message::decode(&bytes), Ok(message));
             (0..bytes.len()).for_each(|len| assert!(Message::decode(&bytes[..len]).is_err()));
-            assert_eq!(Message::decode(&[&bytes[..], &[0]].concat()), Err(Error::Malformed));
+            assert_eq!(Message::decode(&[&bytes[..], &[0]].concat()), Err(ENVELOPE.malformed()));
             let mut newer = bytes.to_vec();
             newer[1] = 2;
-            assert_eq!(Message::decode(&newer), Err(Error::Version(2)));
+            assert_eq!(Message::decode(&newer), Err(ENVELOPE.of_version(2)));
         }
     }
 
@@ -158,7 +141,7 @@ mod tests {
         let mut bytes = vec![KIND, VERSION];
         let long = Message::Segment { session, record: vec![0; Segment::LEN_MAX + 1].into() };
         ciborium::into_writer(&long, &mut bytes).unwrap();
-        assert_eq!(Message::decode(&bytes), Err(Error::Malformed));
+        assert_eq!(Message::decode(&bytes), Err(ENVELOPE.malformed()));
         let Message::Refused { reason, .. } = Message::refused(session, &"ế".repeat(200)) else { unreachable!() };
         assert_eq!(reason, "ế".repeat(100));
         let longest = Message::Segment { session, record: vec![0; Segment::LEN_MAX].into() };

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use store::id::Hash;
 
+use super::envelope::{self, Envelope, Error};
+
 /// First byte of every such message.
 pub const KIND: u8 = b'R';
 /// The version written, and the only one read.
@@ -53,16 +55,7 @@ pub struct News {
     pub admissions: Vec<Hash>,
 }
 
-/// Why bytes are not a message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// From a node of another version of this program.
-    #[error("a message about the roster of version {0}; this program speaks version {VERSION}: update the older node")]
-    Version(u8),
-    /// Not CBOR, not of this shape, or over a limit.
-    #[error("a message about the roster that cannot be read")]
-    Malformed,
-}
+const ENVELOPE: Envelope = Envelope { kind: KIND, version: VERSION, len_max: MESSAGE_MAX, about: "the roster" };
 
 impl Message {
     /// The bytes to send.
@@ -70,23 +63,16 @@ impl Message {
     /// # Panics
     /// If a limit is exceeded, which the engine that makes messages keeps.
     pub fn encode(&self) -> Bytes {
-        let mut bytes = vec![KIND, VERSION];
-        ciborium::into_writer(self, &mut bytes).expect("writing into memory does not fail");
-        assert!(bytes.len() <= MESSAGE_MAX && self.fits(), "a message of ours is within the limits");
-        bytes.into()
+        ENVELOPE.seal(self)
     }
 
     /// Reads one message that fills `bytes` exactly, and checks every limit.
     pub fn decode(bytes: &[u8]) -> Result<Message, Error> {
-        let rest = bytes.strip_prefix(&[KIND]).filter(|_| bytes.len() <= MESSAGE_MAX).ok_or(Error::Malformed)?;
-        let (version, mut body) = rest.split_first().ok_or(Error::Malformed)?;
-        if *version != VERSION {
-            return Err(Error::Version(*version));
-        }
-        let read: Result<Message, _> = ciborium::de::from_reader_with_recursion_limit(&mut body, 16);
-        read.ok().filter(|message| body.is_empty() && message.fits()).ok_or(Error::Malformed)
+        ENVELOPE.open(bytes)
     }
+}
 
+impl envelope::Message for Message {
     fn fits(&self) -> bool {
         match self {
             Message::News(news) => news.admissions.len() <= ADMISSIONS_MAX,
@@ -135,7 +121,7 @@ mod tests {
 
     #[test]
     fn whatever_bytes_come_there_is_an_error_and_nothing_worse() {
-        assert_eq!(Message::decode(&[KIND, 2, 0xf6]), Err(Error::Version(2)));
+        assert_eq!(Message::decode(&[KIND, 2, 0xf6]), Err(ENVELOPE.of_version(2)));
         for message in each() {
             let bytes = message.encode();
             for end in 0..bytes.len() {
@@ -143,16 +129,16 @@ mod tests {
             }
             let mut longer = bytes.to_vec();
             longer.push(0);
-            assert_eq!(Message::decode(&longer), Err(Error::Malformed));
+            assert_eq!(Message::decode(&longer), Err(ENVELOPE.malformed()));
         }
         let over = Message::Part { total: 1, bytes: vec![7; PART_MAX + 1].into() };
         let mut bytes = vec![KIND, VERSION];
         ciborium::into_writer(&over, &mut bytes).expect("memory");
-        assert_eq!(Message::decode(&bytes), Err(Error::Malformed));
+        assert_eq!(Message::decode(&bytes), Err(ENVELOPE.malformed()));
         for bad in
             [&[0x9b, 255, 255, 255, 255, 255, 255, 255, 255][..], &[0x81; 60_000], &[0x5b, 127, 0, 0, 0, 0, 0, 0, 0]]
         {
-            assert_eq!(Message::decode(&[&[KIND, VERSION], bad].concat()), Err(Error::Malformed));
+            assert_eq!(Message::decode(&[&[KIND, VERSION], bad].concat()), Err(ENVELOPE.malformed()));
         }
     }
 }
