@@ -248,6 +248,10 @@ impl Driver {
                 pull::Output::Sign { session, to } => self.sign_for(session, to),
             }
         }
+        // What was signed in a long session takes tens of megabytes, so it is known only while it is copied.
+        let Copying { pulls, orders, listed, .. } = &mut self.copying;
+        orders.retain(|session, _| pulls.wants(session));
+        listed.retain(|session, _| pulls.is_active(session));
     }
 
     fn offer(&self, session: SessionId, node: NodeId) {
@@ -426,13 +430,18 @@ impl Driver {
         let message = match Message::decode(message) {
             Ok(message) => message,
             Err(error) => {
-                let door = access::What::Door { door: access::Door::Mesh };
-                self.access.refused(access::Who::Point { node: from }, access::Deed::Ask, door, &error.to_string());
-                return tracing::warn!(point = self.name(from), %error, "a question cannot be read");
+                return self.unreadable(from, &error);
             }
         };
         let session = message.session();
-        let head = block_in_place(|| self.vault.archive().head(&session)).ok().flatten();
+        let head = match block_in_place(|| self.vault.archive().head(&session)) {
+            Ok(head) => head,
+            Err(error) => {
+                tracing::error!(%session, error = sentence(&error), "a session's head cannot be read");
+                let _ = reply.send(Message::refused(session, "that session cannot be read here").encode());
+                return;
+            }
+        };
         let who = Who::Node(from);
         let part = head.as_ref().map_or(Part::Unknown, |head| Part::of(head, &from));
         let deed = match &message {

@@ -25,10 +25,14 @@ use crate::mesh::Mesh;
 use crate::vault::Vault;
 use crate::wire::replica::{Message, Part, RUN_MAX};
 
+/// Longest record that is fetched, whatever the assignment says of the groups: it is in memory until it is checked. Forty
+/// points that speak for a day make some 150 MB.
+const RECORD_MAX: u64 = 256 << 20;
+
 /// Longest record of a session whose groups have so many bytes: sixteen times what is usual of a long session, and enough for
 /// the head and the keys of a short one with thousands of points.
-pub(super) const fn record_max(bytes: u64) -> u64 {
-    (4 << 20) + bytes / 8
+pub(super) fn record_max(bytes: u64) -> u64 {
+    ((4 << 20) + bytes / 8).min(RECORD_MAX)
 }
 
 /// What the points signed, by track and number.

@@ -320,6 +320,16 @@ impl Pulls {
         self.work(now);
     }
 
+    /// Whether a session is still to be copied here.
+    pub fn wants(&self, session: &SessionId) -> bool {
+        self.pulls.contains_key(session)
+    }
+
+    /// Whether it is being copied at this moment.
+    pub fn is_active(&self, session: &SessionId) -> bool {
+        self.active.contains(session)
+    }
+
     /// The next thing to do; drain until `None`.
     pub fn poll(&mut self) -> Option<Output> {
         self.outbox.pop_front()
