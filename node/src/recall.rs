@@ -12,12 +12,17 @@ use store::session::{Head, State};
 use store::signed::Signed;
 
 use crate::engine::keeper;
+use crate::engine::keeper::runs::Runs;
 use crate::engine::session::{Own, Recalled, is_recorded};
 use crate::studio::RESERVE;
 use crate::wire::control::{Last, Span};
 
 /// A group's time after its start that a restarted central leaves alone, in microseconds: longer than any group.
 const AFTER_LAST_US: u64 = 2_500_000;
+
+/// So many numbers a central is believed that a lost archive has used: eight days of groups, as far as a central believes a
+/// point that leaves numbers out. More would let it use up all there are.
+const USED_MAX: u64 = 350_000;
 
 /// A session as the archive knows it, and, if we are its central, the end of its journal. Numbers are set aside for a
 /// session that goes on here.
@@ -85,9 +90,11 @@ pub fn own(archive: &Archive, session: &SessionId, number: PointNumber) -> Resul
     Ok(Own { first_seq, unused: Vec::new(), tracks })
 }
 
-/// The same for a run that begins to publish: numbers not below `used` are set aside for it, and those an earlier run left
-/// are named.
+/// The same for a run that begins to publish: numbers are set aside for it, not below `used` if this archive knows of none,
+/// and those an earlier run left are named.
 pub fn reserve(archive: &Archive, session: &SessionId, number: PointNumber, used: u64) -> Result<Own, archive::Error> {
+    // An archive that knows the session knows its numbers better than central does.
+    let used = if archive.reserved(session)? == 0 { used.min(USED_MAX) } else { 0 };
     let Range { start, .. } = archive.reserve_seqs(session, used, RESERVE)?;
     let own = own(archive, session, number)?;
     // A group may have been under way when the run before ended; central does not take one it saw begin for unused.
@@ -107,7 +114,9 @@ fn under_way(archive: &Archive, head: &Head, number: PointNumber, first: u64) ->
     for track in recorded(number) {
         let (have, ever) = (archive.have(&head.id, track)?, archive.ever(&head.id, track)?);
         let Some(last) = ever.last() else { continue };
-        let to = if have.last() == Some(last) { last + 1 } else { first.saturating_sub(1).max(last + 1) };
+        // The numbers end before this run's own.
+        let Some(end) = first.checked_sub(1).filter(|end| last < *end) else { continue };
+        let to = if have.last() == Some(last) { last + 1 } else { end };
         spans.push(Span { track, from: last + 1, to });
     }
     Ok(spans)
@@ -162,33 +171,47 @@ fn last_group_us(archive: &Archive, head: &Head) -> Result<u64, archive::Error> 
     Ok(latest)
 }
 
-/// The groups of a track that a journal calls missing at its end, those lost at their source left out.
-fn open_gaps(journal: &[Signed<Entry>], track: TrackId) -> Have {
-    let mut open = Have::new();
-    for entry in journal {
-        match &entry.content().event {
-            Event::Gap { track: of, from_seq, to_seq, reason }
-                if *of == track && *reason != GapReason::LostAtSource =>
-            {
-                open.merge(&numbers(*from_seq, *to_seq));
-            }
-            Event::Gap { track: of, from_seq, to_seq, .. } | Event::Repaired { track: of, from_seq, to_seq }
-                if *of == track =>
-            {
-                open = open.without(&numbers(*from_seq, *to_seq));
-            }
-            _ => {}
-        }
-    }
-    open
+/// What a journal says at its end of a track's groups. As runs, for a point can make gaps of any size by leaving numbers out.
+#[derive(Default)]
+struct Told {
+    /// Missing, and to be had from their origin.
+    open: Runs,
+    /// Lost at their source.
+    lost: Runs,
+    /// Missing once, and repaired.
+    back: Runs,
 }
 
-fn numbers(from: u64, to: u64) -> Have {
-    let mut numbers = Have::new();
-    for seq in from..=to {
-        numbers.insert(seq);
+impl Told {
+    fn of(journal: &[Signed<Entry>], track: TrackId) -> Self {
+        let mut told = Self::default();
+        for entry in journal {
+            let (of, from, to, into) = match &entry.content().event {
+                Event::Gap { track, from_seq, to_seq, reason: GapReason::LostAtSource } => {
+                    (track, *from_seq, *to_seq, Into::Lost)
+                }
+                Event::Gap { track, from_seq, to_seq, .. } => (track, *from_seq, *to_seq, Into::Open),
+                Event::Repaired { track, from_seq, to_seq } => (track, *from_seq, *to_seq, Into::Back),
+                _ => continue,
+            };
+            if *of == track {
+                [&mut told.open, &mut told.lost, &mut told.back].into_iter().for_each(|runs| runs.remove(from, to));
+                match into {
+                    Into::Open => told.open.insert(from, to),
+                    Into::Lost => told.lost.insert(from, to),
+                    Into::Back => told.back.insert(from, to),
+                }
+            }
+        }
+        told
     }
-    numbers
+}
+
+/// Which of the three an entry says.
+enum Into {
+    Open,
+    Lost,
+    Back,
 }
 
 /// What the keeper must know of a session it did not see: gaps the journal names, what is here, and what was.
@@ -204,38 +227,82 @@ fn kept_of(
         for kind in TrackKind::ALL.into_iter().filter(|&kind| is_recorded(kind)) {
             let track = TrackId::new(point.number, kind);
             let have = archive.have(&head.id, track)?;
-            // What was lost was here, so whatever the journal called missing of it was repaired since.
-            let mut was = have.clone();
-            lost.get(&track).into_iter().for_each(|lost| was.merge(lost));
-            let told = journal.iter().filter_map(|entry| match &entry.content().event {
-                Event::Gap { track: of, from_seq, to_seq, reason } if *of == track => {
-                    Some((*from_seq..=*to_seq, *reason == GapReason::LostAtSource))
-                }
-                _ => None,
-            });
-            for (told, lost) in told {
-                // A journal names gaps once, so there are no more of these than entries.
-                let missing = was.missing(told, usize::MAX);
-                kept.extend(missing.into_iter().map(|run| {
-                    let (from, to) = run.into_inner();
-                    keeper::Input::Told { track, from, to, lost }
-                }));
-            }
-            // The program ended after these were stored, and before it could say so.
-            let unsaid = open_gaps(journal, track);
-            kept.extend(unsaid.runs().map(|run| {
-                let (from, to) = run.into_inner();
-                keeper::Input::Told { track, from, to, lost: false }
-            }));
+            let told = Told::of(journal, track);
+            kept.extend(told.lost.iter().map(|(from, to)| keeper::Input::Told { track, from, to, lost: true }));
+            kept.extend(told.open.iter().map(|(from, to)| keeper::Input::Told { track, from, to, lost: false }));
             kept.extend(have.runs().map(|run| {
                 let (from, to) = run.into_inner();
                 keeper::Input::Held { track, from, to }
             }));
-            kept.extend(lost.get(&track).into_iter().flat_map(Have::runs).map(|run| {
-                let (from, to) = run.into_inner();
-                keeper::Input::Gone { track, from, to }
-            }));
+            // What came back once was here, whether or not that was counted before it was lost.
+            let mut gone = told.back;
+            lost.get(&track).into_iter().flat_map(Have::runs).for_each(|run| gone.insert(*run.start(), *run.end()));
+            have.runs().for_each(|run| gone.remove(*run.start(), *run.end()));
+            kept.extend(gone.iter().map(|(from, to)| keeper::Input::Gone { track, from, to }));
         }
     }
     Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use store::db::memory::Memory;
+    use store::id::Hash;
+    use store::keys::NodeKey;
+    use store::seal::Suite;
+    use store::session::{Member, Period};
+
+    use super::*;
+
+    fn archive() -> Archive {
+        Archive::over(Arc::new(Memory::new()), Arc::new(Memory::new())).expect("a database that works")
+    }
+
+    fn point(number: u16) -> PointNumber {
+        PointNumber::new(number).expect("a small number")
+    }
+
+    #[test]
+    fn gaps_of_any_size_cost_no_more_than_their_entries() {
+        let (archive, central, other) = (archive(), NodeKey::from_bytes(&[1; 32]), NodeKey::from_bytes(&[2; 32]));
+        let member = |number, key: &NodeKey| Member { number: point(number), node: key.id(), name: "Xã".into() };
+        let head = Head {
+            id: SessionId::from_bytes([3; 16]),
+            title: "Định kỳ".into(),
+            state: State::Open,
+            central: central.id(),
+            points: vec![member(1, &central), member(2, &other)],
+            epochs: vec![Period::first(Hash::NONE)],
+            suite: Suite::default(),
+            started_unix_ms: 1,
+            ended_unix_ms: None,
+        };
+        archive.put_head(&head).expect("a database that works");
+        let mut chain = Chain::new(head.id, central.id());
+        let track = TrackId::new(point(2), TrackKind::Audio);
+        let mut tell = |event| archive.append_journal(&chain.append(&central, 0, 0, event)).expect("it follows");
+        let wide = 1 << 40;
+        for gap in 0..100 {
+            let (from_seq, to_seq) = (gap * wide, gap * wide + wide - 2);
+            tell(Event::Gap { track, from_seq, to_seq, reason: GapReason::Shed });
+            if gap % 2 == 0 {
+                tell(Event::Repaired { track, from_seq, to_seq: from_seq + wide / 2 });
+            }
+        }
+        let (recalled, _) = recall(&archive, head, central.id()).expect("it can be read");
+        let last = recalled.kept.iter().rev().find(|input| matches!(input, keeper::Input::Told { .. }));
+        let (from, to) = (99 * wide, 99 * wide + wide - 2);
+        assert_eq!(last, Some(&keeper::Input::Told { track, from, to, lost: false }));
+    }
+
+    #[test]
+    fn a_central_cannot_use_up_the_numbers_of_a_point() {
+        let (archive, session) = (archive(), SessionId::from_bytes);
+        let first = |session, used| reserve(&archive, &session, point(2), used).expect("there are numbers").first_seq;
+        assert_eq!(first(session([3; 16]), 100), 100);
+        assert_eq!(first(session([3; 16]), u64::MAX), 100 + RESERVE, "what the archive knows counts");
+        assert_eq!(first(session([4; 16]), u64::MAX), USED_MAX);
+    }
 }

@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use super::{Driver, REPLIES_MAX, unix_ms};
 use crate::control::Request;
 use crate::engine::copies::Taken;
-use crate::engine::rights::{Deed, Denied, Part, Who, may};
-use crate::engine::session::Input;
+use crate::engine::rights::{Deed, Denied, Who, may};
+use crate::engine::session::{Input, question};
 use crate::wire::control::Message;
 use crate::wire::evidence::KIND as EVIDENCE;
 use crate::wire::replica::KIND as COPIES;
@@ -162,21 +162,6 @@ pub(super) fn logged(who: &Who) -> access::Who {
         Who::Owner { uid } | Who::User { uid } => access::Who::User { uid: *uid },
         Who::Account { name, .. } => access::Who::Account { name: name.clone() },
         Who::Browser => access::Who::Local {},
-    }
-}
-
-/// What a point's question comes to, from one that has this part in its session.
-pub(crate) fn question(message: &Message, part: Part) -> Deed<'_> {
-    match message {
-        Message::Invite(invite) => Deed::Invite(&invite.head),
-        Message::End(_) | Message::Removed { .. } => Deed::Direct(part),
-        Message::Finished(_) | Message::Back { .. } => Deed::Report(part),
-        // No questions; the engine says so to whoever may connect.
-        Message::Accepted(_)
-        | Message::Refused { .. }
-        | Message::Ending { .. }
-        | Message::Wait { .. }
-        | Message::Done { .. } => Deed::Connect,
     }
 }
 

@@ -16,7 +16,7 @@
 //! the line, and what did not come although it was connected was left out by it. Nothing here is sized by what a peer says: numbers are kept as runs, and a number far beyond the last one
 //! known is ignored.
 
-mod runs;
+pub(crate) mod runs;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -354,9 +354,9 @@ impl Keeper {
             Input::Stored { track, seq } => self.stored(now, track, seq),
             Input::Unused { track, from, to } => self.with(track, |state| state.never_used(from, to)),
             Input::Finished { track, last } => self.with(track, |state| {
-                if let Some(last) = last
-                    && state.plausible(last)
-                {
+                // A group that was seen to begin after the last one was cut short at its source.
+                let last = last.filter(|last| state.plausible(*last)).max(state.newest);
+                if let Some(last) = last {
                     state.complete_below(now, last.saturating_add(1));
                 }
                 state.finished = true;
@@ -461,7 +461,11 @@ impl Keeper {
         }
         track.began(now, seq);
         track.done.insert(seq, seq);
-        track.lost.remove(seq, seq);
+        if track.lost.contains(seq) {
+            // It was called lost, and is not.
+            track.lost.remove(seq, seq);
+            track.mended.insert(seq, seq);
+        }
         track.unused.remove(seq, seq);
         track.settle(seq, seq);
         track.begun.remove(seq, seq);

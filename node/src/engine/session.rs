@@ -34,7 +34,7 @@ pub use self::input::{Fresh, Input, Own, Recalled, Ticket, Wraps};
 pub use self::output::{Output, Refusal, Running, Seat, View};
 use crate::engine::clock;
 use crate::engine::keeper;
-use crate::engine::rights::{Members, Part};
+use crate::engine::rights::{Deed, Members, Part};
 use crate::wire::control::Message;
 
 /// How often an invitation, an end or a final report is repeated until it is answered.
@@ -463,6 +463,21 @@ pub fn is_recorded(kind: TrackKind) -> bool {
     match kind {
         TrackKind::Audio | TrackKind::Main | TrackKind::Screen => true,
         TrackKind::Thumb => false,
+    }
+}
+
+/// What a point's question comes to, from one that has this part in its session.
+pub fn question(message: &Message, part: Part) -> Deed<'_> {
+    match message {
+        Message::Invite(invite) => Deed::Invite(&invite.head),
+        Message::End(_) | Message::Removed { .. } => Deed::Direct(part),
+        Message::Finished(_) | Message::Back { .. } => Deed::Report(part),
+        // No questions; the engine says so to whoever may connect.
+        Message::Accepted(_)
+        | Message::Refused { .. }
+        | Message::Ending { .. }
+        | Message::Wait { .. }
+        | Message::Done { .. } => Deed::Connect,
     }
 }
 

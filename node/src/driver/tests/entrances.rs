@@ -8,8 +8,9 @@ use store::roster::Right;
 use crate::accounts::Role;
 use crate::accounts::order::Order;
 use crate::control::Request;
-use crate::driver::gate::{deed, question};
+use crate::driver::gate::deed;
 use crate::engine::rights::{Deed, Denied, Member, Members, Part, Who, may};
+use crate::engine::session::question;
 use crate::wire::control::{Accepted, End, Finished, Message};
 use crate::wire::{self, cases};
 

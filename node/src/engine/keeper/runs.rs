@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 /// Numbers as disjoint runs that never touch. Both ends of a run are included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Runs {
+pub(crate) struct Runs {
     /// First number of each run to its last.
     runs: BTreeMap<u64, u64>,
 }
 
 impl Runs {
     /// Adds `from..=to`.
-    pub(super) fn insert(&mut self, from: u64, to: u64) {
+    pub(crate) fn insert(&mut self, from: u64, to: u64) {
         if from > to {
             return;
         }
@@ -32,7 +32,7 @@ impl Runs {
     }
 
     /// Removes `from..=to`.
-    pub(super) fn remove(&mut self, from: u64, to: u64) {
+    pub(crate) fn remove(&mut self, from: u64, to: u64) {
         if from > to {
             return;
         }
@@ -100,7 +100,7 @@ impl Runs {
         self.runs.is_empty()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.runs.iter().map(|(&first, &last)| (first, last))
     }
 

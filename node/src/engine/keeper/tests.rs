@@ -296,6 +296,22 @@ fn each_gap_has_the_reason_that_was_seen() {
 }
 
 #[test]
+fn a_group_seen_to_begin_after_the_last_its_origin_has_was_cut_short_there() {
+    let mut bench = Bench::new();
+    let (track, origin) = (bench.sound, bench.origin);
+    bench.tell(Input::Reachable { origin, reachable: true });
+    bench.live(track, 0..5);
+    bench.tell(Input::Began { track, seq: 5 });
+    bench.tell(Input::Finished { track, last: Some(4) });
+    assert!(!bench.keeper.is_whole_of(origin));
+    bench.pass(GRACE);
+    assert_eq!(fetches(&bench.outputs()), [(track, 5, 5)]);
+    bench.pass(SETTLED);
+    bench.fetched(Some(vec![5]));
+    assert_eq!(bench.outputs(), [Output::Gap { track, from: 5, to: 5, reason: Reason::LostAtSource }]);
+}
+
+#[test]
 fn what_came_before_a_restart_that_kept_it_from_being_said_is_said_after_it() {
     let mut bench = Bench::new();
     let track = bench.sound;

@@ -202,9 +202,8 @@ impl Chair {
         let open = head.state == State::Open;
         let phase = if resume { Phase::Running } else { Phase::Over };
         let mut chair = Chair::new(context.config, head, wraps, origin, phase, context.now);
-        // Our own room was heard as long as anybody, or they as long as we.
-        let since = Duration::from_micros(time.saturating_sub(last_us));
-        if let Some(heard) = context.now.checked_sub(since) {
+        // Nothing says how long each point was away before we were.
+        if let Some(heard) = context.now.checked_sub(Duration::from_micros(time)) {
             chair.places.values_mut().for_each(|place| place.heard = heard);
         }
         for input in kept {

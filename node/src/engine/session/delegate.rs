@@ -11,9 +11,9 @@ use super::{ASK_AGAIN, Config, Context, Output, Own, Running, Seat, Ticket, Wrap
 use crate::engine::clock::{self, Clock};
 use crate::wire::control::{Accepted, End, Finished, Invite, Message};
 
-/// How long we offer our last groups after the end before we believe that central will not come for them. They stay
-/// in our archive.
-const OWING_MAX: Duration = Duration::from_secs(3_600);
+/// How long we offer our last groups to a central that is silent before we believe that it will not come for them: its PC may be
+/// away for repair. They stay in our archive.
+const OWING_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// One session we were invited to.
 #[derive(Debug)]
@@ -409,15 +409,16 @@ impl Delegate {
             *ask_at = answer.is_none().then(|| context.now + ASK_AGAIN);
             return;
         }
-        let Phase::Owing { asking, ask_at, .. } = &mut self.phase else { return };
+        let Phase::Owing { since, asking, ask_at } = &mut self.phase else { return };
         *asking = false;
         *ask_at = context.now + ASK_AGAIN;
         match answer {
             // A central that refuses knows nothing of this session any more.
             Some(Message::Done { .. } | Message::Refused { .. }) => self.phase = Phase::Settled,
+            // It is still fetching, however long that takes.
+            Some(Message::Wait { .. }) => *since = context.now,
             Some(
-                Message::Wait { .. }
-                | Message::Invite(_)
+                Message::Invite(_)
                 | Message::Accepted(_)
                 | Message::End(_)
                 | Message::Removed { .. }

@@ -553,3 +553,19 @@ fn a_group_of_centrals_own_room_that_its_disk_does_not_take_is_a_gap() {
     world.settle();
     assert_eq!(world.journal(1).last(), Some(&gap));
 }
+
+#[test]
+fn a_central_that_is_back_after_a_night_is_offered_what_it_lacks() {
+    let (mut world, session) = World::in_session();
+    // A group began and did not come, so central waits for it.
+    world.tell(1, Input::Began(GroupId { session, track: track(2, TrackKind::Audio), seq: 0 }));
+    world.end(1);
+    world.pass(SECOND);
+    assert!(world.messages(1, 2, 0).contains(&&Message::Wait { session }));
+    world.kill(1);
+    world.pass(14 * 3_600 * SECOND);
+    let sent = world.sent.len();
+    world.power_on(1);
+    world.pass(2 * SECOND);
+    assert!(world.messages(2, 1, sent).iter().any(|message| matches!(message, Message::Finished(_))));
+}

@@ -12,7 +12,7 @@ use store::session::Head;
 
 use super::super::*;
 use crate::engine::clock::Line;
-use crate::engine::rights::{Deed, Member, Who, may};
+use crate::engine::rights::{Member, Who, may};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
@@ -375,12 +375,7 @@ impl World {
     fn asks(&mut self, from: u8, to: u8, ticket: Ticket, message: Message) {
         let node = &self.nodes[&to];
         let part = node.engine.part(&message.session(), &id(from));
-        let deed = match &message {
-            Message::Invite(invite) => Deed::Invite(&invite.head),
-            Message::End(_) | Message::Removed { .. } => Deed::Direct(part),
-            Message::Finished(_) | Message::Back { .. } => Deed::Report(part),
-            _ => Deed::Connect,
-        };
+        let deed = question(&message, part);
         match may(&members(to, self.count_of_nodes(), &self.revoked), &Who::Node(id(from)), deed) {
             Ok(()) => self.tell(to, Input::Asked { from: id(from), ticket, message }),
             Err(denied) => {
