@@ -249,9 +249,13 @@ impl Run {
             look(now, host, &format!("{fact:?}"));
             let booted = matches!(fact, Fact::Booted);
             let harmed = matches!(fact, Fact::HarmedAll);
+            let kept = self.model.kept.get(&host).filter(|_| harmed).cloned().unwrap_or_default();
             self.model.hear(host, fact)?;
             if harmed {
                 let disk = self.head_count(host) == 0;
+                if disk {
+                    self.model.disk_lost(host, kept);
+                }
                 let Model { sessions, ended, orphaned, .. } = &mut self.model;
                 let theirs = sessions.iter().filter(|(session, central)| {
                     // What is lost after the end is not asked for as long as its points have forgotten the session.
@@ -348,7 +352,9 @@ impl Run {
                         (false, _) if source && origin != central && !head.was_removed(member.number) => {
                             return broken("whole", format!("{group} is at {origin} and never came to {central}"));
                         }
-                        (false, false) if !head.was_removed(member.number) => {
+                        (false, false)
+                            if self.model.acknowledged.contains(group) && !head.was_removed(member.number) =>
+                        {
                             return broken("gap-told", format!("{group} is not at {central}, and nobody says so"));
                         }
                         (true, false) | (false, _) => {}

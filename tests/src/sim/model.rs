@@ -15,6 +15,9 @@ pub struct Model {
     pub made: BTreeMap<GroupId, Hash>,
     /// What each point acknowledged and nothing has harmed since.
     pub kept: BTreeMap<HostId, BTreeMap<GroupId, Hash>>,
+    /// What was ever acknowledged, by its origin or by central, and somebody may know of. A power cut may take what was not, and
+    /// a lost disk what nobody else ever saw.
+    pub acknowledged: BTreeSet<GroupId>,
     /// What was harmed, and where.
     pub harmed: BTreeSet<(HostId, GroupId)>,
     /// The sessions that began, and their central.
@@ -64,6 +67,7 @@ impl Model {
                 if self.made.get(&group) != Some(&hash) {
                     return broken("as-recorded", format!("{host} stored a {group} that nobody recorded"));
                 }
+                self.acknowledged.insert(group);
                 self.kept.entry(host).or_default().insert(group, hash);
             }
             Fact::Harmed(group) => {
@@ -91,6 +95,15 @@ impl Model {
             Fact::Booted => self.count("starts"),
         }
         Ok(())
+    }
+
+    /// A point has lost even the knowledge of what it had.
+    pub(super) fn disk_lost(&mut self, host: HostId, kept: BTreeMap<GroupId, Hash>) {
+        let theirs = self.sessions.iter().filter(|(_, central)| **central == host).map(|(session, _)| *session);
+        let chaired: BTreeSet<SessionId> = theirs.collect();
+        kept.into_keys().filter(|group| !chaired.contains(&group.session)).for_each(|group| {
+            self.acknowledged.remove(&group);
+        });
     }
 
     fn journal(&mut self, host: HostId, session: SessionId, event: Event) -> Result<(), Broken> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use node::engine::clock::Line;
 use node::engine::keeper::Cut;
-use node::engine::rights::{Deed, Part, Who, may};
+use node::engine::rights::{Part, Who, may};
 use node::engine::session::{self, Engine, Fresh, Input, Output, Ticket, Wraps};
 use node::recall;
 use node::studio::Keys;
@@ -39,8 +39,9 @@ const COPIES: u8 = 1;
 
 /// How long an answer is waited for.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// The same for groups that are fetched.
-const FETCH_MAX: Duration = Duration::from_secs(30);
+/// The same for groups that are fetched: on a slow line an answer of some megabytes takes as long, and something of it
+/// comes all the time.
+const FETCH_MAX: Duration = Duration::from_secs(180);
 /// How long picture and sound wait for their turn on a slow line before they are given up.
 const PATIENCE: [Duration; 2] = [Duration::from_millis(1_500), Duration::from_secs(4)];
 /// How often a session is tried again that could not be taken up.
@@ -588,24 +589,15 @@ impl Point {
 
     fn asked(&mut self, from: HostId, node: NodeId, question: u64, bytes: &[u8]) {
         let Ok(message) = Message::decode(bytes) else { return };
-        let (session, ticket) = (message.session(), Ticket(self.number()));
+        let (id, ticket) = (message.session(), Ticket(self.number()));
         let Some(run) = &mut self.run else { return };
         run.replies.insert(ticket, (from, question));
-        let part = run.engine.part(&session, &node);
-        let deed = match &message {
-            Message::Invite(invite) => Deed::Invite(&invite.head),
-            Message::End(_) | Message::Removed { .. } => Deed::Direct(part),
-            Message::Finished(_) | Message::Back { .. } => Deed::Report(part),
-            Message::Accepted(_)
-            | Message::Refused { .. }
-            | Message::Ending { .. }
-            | Message::Wait { .. }
-            | Message::Done { .. } => Deed::Connect,
-        };
+        let part = run.engine.part(&id, &node);
+        let deed = session::question(&message, part);
         match may(&self.mesh.members(self.node), &Who::Node(node), deed) {
             Ok(()) => self.tell(Input::Asked { from: node, ticket, message }),
             Err(denied) => {
-                let message = Message::refused(session, denied.to_string());
+                let message = Message::refused(id, denied.to_string());
                 self.carry_out(Output::Reply { ticket, message });
             }
         }
