@@ -3,13 +3,14 @@
 //!
 //! What it shows without an account it shows to whoever stands in the room anyway. It listens on loopback only, for
 //! without TLS a password would cross the network in the clear, and it answers only requests that the page itself can have
-//! made (`console/guard.rs`). The page is one file without outside resources and shows texts as texts; names come from
-//! other points.
+//! made (`console/guard.rs`). The page (`node/web`, served by `console/page.rs`) loads nothing from outside and shows texts as
+//! texts; names come from other points.
 //!
 //! Its JSON is that of the local socket, answered by the same driver through the same queue.
 
 mod desk;
 mod guard;
+mod page;
 mod people;
 mod serve;
 #[cfg(test)]
@@ -22,7 +23,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::Router;
 use axum::extract::State;
 use axum::middleware;
-use axum::response::Html;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -36,7 +36,6 @@ use crate::engine::lockout::Lockout;
 use crate::engine::rights::Who;
 use crate::engine::visits::Visits;
 
-const PAGE: &str = include_str!("console/page.html");
 /// Passwords that may wait to be checked; further ones are refused.
 const WAITING_MAX: usize = 8;
 /// Passwords checked at once.
@@ -154,7 +153,8 @@ fn router(desk: Arc<Desk>) -> Router {
         async move |State(desk): State<Arc<Desk>>| desk::said(control::ask(&desk.handler, Who::Browser, request).await)
     };
     Router::new()
-        .route("/", get(async || Html(PAGE)))
+        .route("/", get(page::index))
+        .route("/assets/{name}", get(page::asset))
         .route("/api/status", get(kiosk(Request::Status)))
         .route("/api/stats", get(kiosk(Request::Stats)))
         .route("/api/login", post(people::login))
@@ -165,6 +165,7 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/api/session/start", post(desk::start))
         .route("/api/session/end", post(desk::end))
         .route("/api/log/access", get(desk::log))
+        .fallback(page::other)
         .layer(middleware::from_fn_with_state(Arc::clone(&desk), guard::guard))
         .with_state(desk)
 }

@@ -36,8 +36,8 @@ use crate::accounts::order::{Done, Order};
 use crate::engine::rights::Who;
 
 pub use answer::{
-    Clock, Counters, Disk, Fault, JournalLine, Latency, Own, PointStatus, Running, Session, SessionPoint, Shown, State,
-    Stats, Status,
+    Clock, Counters, Disk, Fact, Fault, JournalLine, Latency, Own, PointStatus, Running, Session, SessionPoint, Shown,
+    State, Stats, Status,
 };
 
 /// The socket's name inside the data folder.

@@ -3,6 +3,7 @@
 //! The tests themselves are the modules of one binary, `tests/main.rs`, because linking what links libp2p, quinn and
 //! RocksDB takes long, and a test binary for each would take it each time.
 
+pub mod browser;
 pub mod crowd;
 pub mod film;
 pub mod fuzz;

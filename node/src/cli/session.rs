@@ -183,7 +183,13 @@ mod tests {
             bytes: 3_400_000,
             gaps: 0,
             holders: 2,
-            journal: vec![JournalLine { n: 0, at_ms: 20, wall: 1_795_327_511_020, event: "started".into() }],
+            journal: vec![JournalLine {
+                n: 0,
+                at_ms: 20,
+                wall: 1_795_327_511_020,
+                event: "started".into(),
+                fact: Default::default(),
+            }],
         };
         let expected = "session 01jd \"Tiếp công dân định kỳ\" is ended: central Trung tâm, started 2026-11-22 13:05:11, \
                         ended 2026-11-22 13:05:31\n\

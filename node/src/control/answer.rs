@@ -206,6 +206,35 @@ pub struct JournalLine {
     pub wall: u64,
     /// What happened, in words.
     pub event: String,
+    /// The same for programs, and for sentences in other languages.
+    #[serde(default)]
+    pub fact: Fact,
+}
+
+/// What a line of the journal tells. Kinds and reasons are those of `store::journal`, beside `broken`: the journal is damaged
+/// from here on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// Of what kind, such as `joined` or `gap`.
+    pub kind: String,
+    /// What the session is called, where that is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Names of the points it is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<String>,
+    /// The reason, such as `lost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// The track, such as `audio`, of which it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track: Option<String>,
+    /// First group of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// Last group of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
 }
 
 /// What this room has been shown.

@@ -11,7 +11,7 @@ use store::journal::{Chain, EndReason, Entry, Event, GapReason, LeftReason, Remo
 use store::session::{self, Head};
 use store::signed::Signed;
 
-use super::{Fault, JournalLine, Session, SessionPoint, State};
+use super::{Fact, Fault, JournalLine, Session, SessionPoint, State};
 
 /// Runs of missing groups counted in one gap: an hour of a track has 1,800 groups.
 const RUNS_MAX: usize = 100_000;
@@ -183,15 +183,16 @@ impl Told {
             | Event::Disputed { .. }
             | Event::Forked { .. } => {}
         }
-        let event = words(head, &entry.event);
-        self.lines.push(JournalLine { n: entry.n, at_ms: entry.at_us / 1000, wall: entry.wall_ms, event });
+        let (event, fact) = (words(head, &entry.event), fact(head, &entry.event));
+        self.lines.push(JournalLine { n: entry.n, at_ms: entry.at_us / 1000, wall: entry.wall_ms, event, fact });
     }
 
     fn broken(&mut self, n: u64) {
         let event = "the journal is damaged from here on: what follows cannot be believed".to_owned();
         let before = self.lines.last();
         let (at_ms, wall) = before.map_or((0, 0), |line| (line.at_ms, line.wall));
-        self.lines.push(JournalLine { n, at_ms, wall, event });
+        let fact = Fact { kind: "broken".to_owned(), ..Fact::default() };
+        self.lines.push(JournalLine { n, at_ms, wall, event, fact });
     }
 }
 
@@ -243,6 +244,41 @@ fn words(head: &Head, event: &Event) -> String {
             format!("{} has signed two different lists {n} of what it recorded", name(head, *point))
         }
     }
+}
+
+fn fact(head: &Head, event: &Event) -> Fact {
+    let kind = |kind: &str| Fact { kind: kind.to_owned(), ..Fact::default() };
+    let of = |fact: Fact, point: &PointNumber| Fact { points: vec![name(head, *point)], ..fact };
+    let span = |fact: Fact, track: &TrackId, from: &u64, to: &u64| Fact {
+        track: Some(track.kind().to_string()),
+        from: Some(*from),
+        to: Some(*to),
+        ..of(fact, &track.point())
+    };
+    match event {
+        Event::Started { title, points } => Fact {
+            title: Some(title.clone()),
+            points: points.iter().map(|point| point.name.clone()).collect(),
+            ..kind("started")
+        },
+        Event::Joined { point } => of(kind("joined"), point),
+        Event::Left { point, reason } => Fact { why: stored(reason), ..of(kind("left"), point) },
+        Event::Removed { point, reason } => Fact { why: stored(reason), ..of(kind("removed"), point) },
+        Event::Epoch { .. } => kind("epoch"),
+        Event::Gap { track, from_seq, to_seq, reason } => {
+            Fact { why: stored(reason), ..span(kind("gap"), track, from_seq, to_seq) }
+        }
+        Event::Repaired { track, from_seq, to_seq } => span(kind("repaired"), track, from_seq, to_seq),
+        Event::Resumed {} => kind("resumed"),
+        Event::Ended { reason } => Fact { why: stored(reason), ..kind("ended") },
+        Event::Disputed { track, from_seq, to_seq } => span(kind("disputed"), track, from_seq, to_seq),
+        Event::Forked { point, .. } => of(kind("forked"), point),
+    }
+}
+
+/// A reason's name as the journal stores it.
+fn stored(reason: &impl serde::Serialize) -> Option<String> {
+    serde_json::to_value(reason).ok()?.as_str().map(str::to_owned)
 }
 
 /// A gap's reason in words.
@@ -329,6 +365,14 @@ mod tests {
             "Kim Thành, main: group 4 came after all",
         ];
         assert_eq!(lines, expected);
+        let facts: Vec<_> =
+            session.journal[3..].iter().map(|line| serde_json::to_string(&line.fact).unwrap()).collect();
+        let expected = [
+            r#"{"kind":"left","points":["Kim Thành"],"why":"lost"}"#,
+            r#"{"kind":"gap","points":["Kim Thành"],"why":"lost","track":"main","from":3,"to":5}"#,
+            r#"{"kind":"repaired","points":["Kim Thành"],"track":"main","from":4,"to":4}"#,
+        ];
+        assert_eq!(facts, expected);
         assert_eq!((session.groups, session.bytes), (2, 100));
         assert_eq!(gaps, Gaps::from([(track, vec![(3, 5)])]));
         assert_eq!(session.points.iter().map(|point| point.present).collect::<Vec<_>>(), [true, false]);

@@ -54,9 +54,9 @@ impl Mesh {
         let mut mesh = Self { points: Vec::new(), runtime };
         let places: Vec<(String, &'static str, PathBuf)> = (0..number).map(|at| place(folder, at)).collect();
         let mut points = Vec::new();
-        for (name, _, data) in &places {
+        for (name, role, data) in &places {
             run(data, &["init", "--name", name, "--json"])?;
-            points.push(point(data, name)?);
+            points.push(point(data, name, if *role == "central" { "province" } else { "commune" })?);
         }
         let membership = roster::for_good("Điểm Cầu demo", points)?;
         let mut peer = None;
@@ -206,13 +206,13 @@ fn place(folder: &Path, at: u16) -> (String, &'static str, PathBuf) {
 }
 
 /// A point of the demo's mesh, which may do everything.
-fn point(data: &Path, name: &str) -> Result<Entry> {
+fn point(data: &Path, name: &str, level: &str) -> Result<Entry> {
     let Public { node, wrap } = Identity::public_of(data)?;
     Ok(Entry {
         node,
         wrap,
         name: name.to_owned(),
-        level: "commune".to_owned(),
+        level: level.to_owned(),
         zone: String::new(),
         rights: Right::ALL.into(),
         addresses: Vec::new(),
