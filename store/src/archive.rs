@@ -11,8 +11,10 @@
 
 mod logbook;
 mod manifests;
+pub mod rebuild;
 mod receipts;
 mod rosters;
+mod scrub;
 mod segments;
 
 use std::{
@@ -41,6 +43,7 @@ use crate::{
 pub use logbook::{Logbook, Logged};
 pub use manifests::Manifests;
 pub use receipts::Received;
+pub use scrub::Stretch;
 pub use segments::Signing;
 
 /// Why the archive did not do what it was asked.
@@ -238,13 +241,34 @@ impl Archive {
     /// [`Archive::loss`] and [`Archive::lost`].
     pub fn open(dir: &Path) -> Result<Self, Error> {
         make_private(dir)?;
+        rebuild::settle(dir)?;
         let open = |store: Store| Rocks::open(store, &dir.join(store.name())).map_err(broken(store));
         let (meta, _) = open(Store::Meta)?;
-        let (media, loss) = open(Store::Media)?;
+        let meta: Arc<dyn Db> = Arc::new(meta);
+        let (mut media, mut loss) = open(Store::Media)?;
         if let Some(Loss { changes }) = loss {
             tracing::error!(changes, "the log of recorded groups was damaged: what could be read of it was kept");
         }
-        Archive::start(Arc::new(meta), Arc::new(media), loss)
+        if rebuild::is_wanted(dir) || rebuild::is_damaged(&media) {
+            // What lies in the log goes into tables first, so that a reader finds it.
+            let settled = media.settle();
+            drop(media);
+            match settled.map_err(Error::from).and_then(|()| rebuild::rebuild(dir, &meta)) {
+                Ok(groups) => {
+                    tracing::error!(groups, "a table of recorded groups was damaged: the rest is copied out of it")
+                }
+                Err(error) => tracing::error!(%error, "a table of recorded groups is damaged, and no copy can be made"),
+            }
+            let (reopened, further) = open(Store::Media)?;
+            (media, loss) = (reopened, loss.or(further));
+        }
+        Archive::start(meta, Arc::new(media), loss)
+    }
+
+    /// An archive on two databases that are only read.
+    fn reading(meta: Arc<dyn Db>, media: Arc<dyn Db>) -> Self {
+        let (writing, logging) = (Mutex::default(), Arc::default());
+        Archive { meta, media, writing, logging, read_only: true, loss: None }
     }
 
     /// Opens an archive for reading, as it is at this moment, even while a node writes it.
@@ -253,14 +277,7 @@ impl Archive {
             return Err(Error::Absent(dir.to_owned()));
         }
         let open = |store: Store| Rocks::open_read_only(store, &dir.join(store.name())).map_err(broken(store));
-        let archive = Archive {
-            meta: Arc::new(open(Store::Meta)?),
-            media: Arc::new(open(Store::Media)?),
-            writing: Mutex::default(),
-            logging: Arc::default(),
-            read_only: true,
-            loss: None,
-        };
+        let archive = Archive::reading(Arc::new(open(Store::Meta)?), Arc::new(open(Store::Media)?));
         check_layout(&*archive.meta)?;
         Ok(archive)
     }

@@ -52,6 +52,11 @@ impl Page {
         new
     }
 
+    /// Takes the group at a place out.
+    pub fn remove(&mut self, place: usize) {
+        self.0[place / 64] &= !(1 << (place % 64));
+    }
+
     fn contains(&self, place: usize) -> bool {
         self.0[place / 64] & (1 << (place % 64)) != 0
     }
@@ -127,6 +132,11 @@ impl Have {
     pub fn insert(&mut self, seq: u64) -> bool {
         let (page, place) = Page::place(seq);
         self.pages.entry(page).or_insert(Page::EMPTY).insert(place)
+    }
+
+    /// The stored pages it consists of.
+    pub fn pages(&self) -> impl Iterator<Item = (u32, &Page)> {
+        self.pages.iter().map(|(number, page)| (*number, page))
     }
 
     /// Whether it is there.

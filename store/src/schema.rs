@@ -68,6 +68,9 @@ pub enum Column {
     Receipts,
     /// `meta` — session (16) → nothing: groups were stored in it since the last clean stop.
     Touched,
+    /// `meta` — session (16) → when it was last read again, how far that has come, what was found:
+    /// [`crate::scrub::Progress`].
+    Scrubs,
     /// `media` — session (16), track (2), number (8) → group record. The only column with values too large to be
     /// read in passing; it is never scanned.
     Groups,
@@ -79,7 +82,7 @@ pub enum Column {
 
 impl Column {
     /// All columns.
-    pub const ALL: [Column; 15] = [
+    pub const ALL: [Column; 16] = [
         Column::Config,
         Column::Sessions,
         Column::Journal,
@@ -92,6 +95,7 @@ impl Column {
         Column::Kept,
         Column::Receipts,
         Column::Touched,
+        Column::Scrubs,
         Column::Groups,
         Column::Addresses,
         Column::Have,
@@ -112,6 +116,7 @@ impl Column {
             Column::Kept => "kept",
             Column::Receipts => "rcp",
             Column::Touched => "tch",
+            Column::Scrubs => "scr",
             Column::Groups => "grp",
             Column::Addresses => "adr",
             Column::Have => "have",
@@ -132,7 +137,8 @@ impl Column {
             | Column::Rosters
             | Column::Kept
             | Column::Receipts
-            | Column::Touched => Store::Meta,
+            | Column::Touched
+            | Column::Scrubs => Store::Meta,
             Column::Groups | Column::Addresses | Column::Have => Store::Media,
         }
     }
@@ -287,7 +293,10 @@ mod tests {
         let names: Vec<_> = Column::ALL.map(Column::name).into();
         assert_eq!(
             names,
-            ["cfg", "ses", "jnl", "seg", "man", "key", "rsv", "acc", "ros", "kept", "rcp", "tch", "grp", "adr", "have"]
+            [
+                "cfg", "ses", "jnl", "seg", "man", "key", "rsv", "acc", "ros", "kept", "rcp", "tch", "scr", "grp",
+                "adr", "have"
+            ]
         );
         for (_, retired) in RETIRED {
             assert!(!names.contains(retired), "{retired} is a column again");

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use store::archive::{Archive, Error};
+use store::access::{Access, Deed, What, Who};
+use store::archive::{Archive, Error, rebuild};
 use store::id::{GroupId, Hash, NodeId, PointNumber, SessionId, TrackId, TrackKind};
-use store::keys::SessionKey;
+use store::keys::{NodeKey, SessionKey};
 use store::record::{Flags, Record, Writer};
 use store::schema::Store;
+use store::scrub::Fault;
 use store::seal::{Sealer, Start, Suite};
 use store::session::{Head, Member, Period, State};
 
@@ -87,6 +89,8 @@ impl Office {
         let office = Office::killed();
         let archive = Archive::open(&office.home()).expect("it opens");
         archive.put_head(&head(state)).expect("a disk that works");
+        let access = Access::done(Who::Local {}, Deed::Export, What::Archive {}, 7);
+        archive.logbook().append(&NodeKey::from_bytes(&[5; 32]), 7, vec![access]).expect("a disk that works");
         archive.settle().expect("a disk that works");
         office
     }
@@ -280,4 +284,98 @@ fn a_lost_file_of_groups_is_damage_to_them_alone() {
         }
         Err(error) => assert!(matches!(error, Error::Broken { store: Store::Media, .. }), "{error}"),
     }
+}
+
+/// Reads everything again, and gives what was found.
+fn scrub(archive: &Archive) -> Vec<Fault> {
+    let head = archive.head(&session()).expect("a readable head").expect("the session is known");
+    let (mut faults, mut from) = (Vec::new(), None);
+    loop {
+        let stretch = archive.scrub(&head, from, 1 << 20).expect("a disk that works");
+        archive.scrubbed(&head.id, &stretch, 1).expect("a disk that works");
+        faults.extend(stretch.faults);
+        from = stretch.next;
+        if from.is_none() {
+            return faults;
+        }
+    }
+}
+
+/// Reads everything again and puts back from elsewhere what is lost, as a node does with what other points hold. Until
+/// then nothing is given out that is not what was promised.
+fn heal(office: &Office, archive: &Archive, what: &str) -> Vec<Fault> {
+    for (id, hash) in &office.promised {
+        if let Ok(record) = archive.get(id) {
+            assert_eq!(record.hash(), *hash, "{what}");
+        }
+    }
+    let faults = scrub(archive);
+    let records: Vec<Record> =
+        office.promised.keys().filter(|id| archive.get(id).is_err()).map(|id| record(id.track, id.seq)).collect();
+    assert_eq!(archive.put_groups(&records), Ok(records.len()), "{what}");
+    assert_eq!(office.missing(archive, what), Vec::new(), "{what}: all came back");
+    faults
+}
+
+#[test]
+fn a_flipped_byte_in_any_file_of_groups_is_found_by_one_scrub_and_healed() {
+    let whole = Office::settled(State::Ended);
+    let mut found = 0;
+    for extension in ["blob", "sst"] {
+        for file in whole.files(Store::Media, extension) {
+            let (name, len) = (file.file_name().expect("a name"), fs::metadata(&file).expect("a file").len() as usize);
+            // The last bytes of a table say where everything else is; without them it does not open.
+            for at in (0..len - 600).step_by((len / 9).max(1)) {
+                let what = format!("byte {at} of {}", name.to_string_lossy());
+                let office = whole.copy();
+                flip(&office.media().join(name), at);
+                let faults = match Archive::open(&office.home()) {
+                    Ok(archive) => {
+                        let lost = lost(&archive);
+                        let faults = heal(&office, &archive, &what);
+                        archive.settle().unwrap_or_else(|error| panic!("{what}: {error}"));
+                        if faults.iter().any(|fault| matches!(fault, Fault::Table { .. })) {
+                            rebuild::want(&office.home()).expect("room for a mark");
+                        }
+                        faults.len() + lost.len()
+                    }
+                    Err(error) => {
+                        assert!(matches!(error, Error::Broken { store: Store::Media, .. }), "{what}: {error}");
+                        continue;
+                    }
+                };
+                found += usize::from(faults > 0);
+                let archive = Archive::open(&office.home()).unwrap_or_else(|error| panic!("{what}: {error}"));
+                heal(&office, &archive, &what);
+                assert_eq!(scrub(&archive), [], "{what}: after it was built anew");
+                assert_eq!(archive.totals(&session()).expect("a list").len(), 2, "{what}");
+                assert!(!rebuild::is_wanted(&office.home()), "{what}");
+            }
+        }
+    }
+    assert!(found >= 9, "{found} flips hit something that is read");
+}
+
+#[test]
+fn a_flipped_byte_in_a_table_of_the_truth_is_found_by_one_scrub_or_keeps_the_archive_shut() {
+    let whole = Office::settled(State::Ended);
+    let mut found = 0;
+    for file in whole.files(Store::Meta, "sst") {
+        let (name, len) = (file.file_name().expect("a name"), fs::metadata(&file).expect("a file").len() as usize);
+        // The first block of a table holds its values.
+        for at in [1, 9] {
+            let office = whole.copy();
+            flip(&office.home().join(Store::Meta.name()).join(name), at.min(len - 1));
+            let what = format!("byte {at} of {}", name.to_string_lossy());
+            match Archive::open(&office.home()) {
+                Ok(archive) => {
+                    let faults = scrub(&archive);
+                    assert!(faults.iter().any(|fault| matches!(fault, Fault::Truth { .. })), "{what}: {faults:?}");
+                    found += 1;
+                }
+                Err(error) => assert!(matches!(error, Error::Broken { .. } | Error::Storage(_)), "{what}: {error}"),
+            }
+        }
+    }
+    assert!(found > 0, "some tables are not read when the archive opens");
 }

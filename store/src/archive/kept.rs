@@ -104,7 +104,7 @@ impl Archive {
     }
 
     /// What was ever stored of a session, as last counted.
-    fn kept(&self, session: &SessionId) -> Result<BTreeMap<TrackId, Have>, Error> {
+    pub(super) fn kept(&self, session: &SessionId) -> Result<BTreeMap<TrackId, Have>, Error> {
         let mut kept = BTreeMap::new();
         let mut bad = false;
         self.scan_prefix(&self.meta, Column::Kept, session.as_bytes(), &mut |key, value| {
