@@ -23,6 +23,7 @@ mod private;
 mod qr;
 mod reading;
 mod run;
+mod scrub;
 mod session;
 mod shares;
 mod status;

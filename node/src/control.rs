@@ -12,6 +12,7 @@ pub mod access;
 mod answer;
 mod disk;
 mod lock;
+pub mod scrub;
 pub mod session;
 
 use std::fs::{File, OpenOptions, Permissions};
@@ -98,6 +99,14 @@ pub enum Request {
         /// Absolute path of the folder to make.
         to: PathBuf,
     },
+    /// How far the archive was read again, and what was found. Answered by [`Response::Scrubs`].
+    Scrubs,
+    /// Read a session again now, all of them when none is named, and ask others for what is lost. Answered by
+    /// [`Response::Done`] once it has begun; [`Request::Scrubs`] says how far it is.
+    ScrubNow {
+        /// Which.
+        session: Option<String>,
+    },
     /// Write into the access log that a command exports this session, before it does. Answered by [`Response::Done`] once
     /// that is on the disk.
     Exporting {
@@ -163,6 +172,8 @@ pub enum Response {
     Account(Box<Done>),
     /// To [`Request::AccessLog`].
     AccessLog(Box<AccessPage>),
+    /// To [`Request::Scrubs`].
+    Scrubs(Box<scrub::Scrubs>),
     /// Done, and there is nothing to tell.
     Done,
     /// Not done.

@@ -15,6 +15,7 @@ mod manifest;
 mod porch;
 mod recall;
 mod replica;
+mod scrub;
 
 #[cfg(test)]
 pub(crate) use gate::deed;
@@ -54,6 +55,7 @@ use crate::unwritten::Unwritten;
 use crate::vault::{self, Vault};
 use porch::Porch;
 use replica::Copying;
+use scrub::Scrubbing;
 
 /// Commands waiting for the loop. Beyond, callers wait.
 const CALLS_MAX: usize = 64;
@@ -162,6 +164,7 @@ struct Events {
     manifests: mpsc::Receiver<closing::Input>,
     records: mpsc::Receiver<evidence::Given>,
     copies: mpsc::Receiver<replica::Told>,
+    scrub: mpsc::Receiver<scrub::Told>,
     porch: mpsc::Receiver<door::Input>,
 }
 
@@ -189,6 +192,8 @@ struct Driver {
     told_of_records: mpsc::Sender<evidence::Given>,
     /// Knows who holds what, and what we are to hold.
     copying: Copying,
+    /// Knows when what is stored is read again.
+    scrubbing: Scrubbing,
     /// Signed records of other points that may wait for the vault.
     takes: Arc<Semaphore>,
     /// Where those stand who want to join.
@@ -328,6 +333,7 @@ impl Driver {
         let (told_of_manifests, from_closing) = mpsc::channel(INPUTS_MAX);
         let (told_of_records, from_points) = mpsc::channel(TAKES_MAX);
         let (copying, from_copying) = Copying::new(&identity.node);
+        let (scrubbing, from_scrubbing) = Scrubbing::new(me);
         let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
         let studio = Studio::new(
             studio::Config {
@@ -372,6 +378,7 @@ impl Driver {
             told_of_manifests,
             told_of_records,
             copying,
+            scrubbing,
             takes: Arc::new(Semaphore::new(TAKES_MAX)),
             porch,
             roster,
@@ -415,6 +422,7 @@ impl Driver {
             manifests: from_closing,
             records: from_points,
             copies: from_copying,
+            scrub: from_scrubbing,
             porch: from_porch,
         };
         Ok((driver, events))
@@ -428,6 +436,7 @@ impl Driver {
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.recall()?;
         self.recall_copies();
+        self.recall_scrub();
         self.carry_out_all();
         while !self.stopping {
             // Far away when nothing is due; any input comes back here.
@@ -437,6 +446,7 @@ impl Driver {
                 self.evidence.deadline(),
                 self.manifests.deadline(),
                 self.copying.deadline(),
+                self.scrubbing.deadline(),
                 self.porch.deadline(),
             ];
             let far = Instant::now() + Duration::from_secs(60);
@@ -451,6 +461,7 @@ impl Driver {
                 Some(event) = events.manifests.recv() => self.close_record(event),
                 Some(given) = events.records.recv() => self.given(given),
                 Some(event) = events.copies.recv() => self.told_of_copies(event),
+                Some(event) = events.scrub.recv() => self.scrub(event),
                 Some(event) = events.porch.recv() => self.knocked(event),
                 Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),
                 () = tokio::time::sleep_until(deadline.into()) => self.tick(),
@@ -469,6 +480,7 @@ impl Driver {
         self.witness(witness::Input::Tick);
         self.close_record(closing::Input::Tick);
         self.copies_tick();
+        self.scrub(scrub::Told::Scrub(crate::engine::scrub::Input::Tick));
         self.knocked(door::Input::Tick);
     }
 
@@ -529,6 +541,7 @@ impl Driver {
                 self.witness(witness::Input::Up { node });
                 self.close_record(closing::Input::Up { node });
                 self.copies_reach(node, true);
+                self.scrub(scrub::Told::Scrub(crate::engine::scrub::Input::Up { node }));
             }
             mesh::Event::Down { node } => {
                 tracing::info!(point = self.name(node), "offline");
@@ -625,6 +638,7 @@ impl Driver {
                 tokio::task::block_in_place(|| self.recall_again());
             }
         }
+        self.scrub_look();
         self.log_numbers();
         let failed = tokio::task::block_in_place(|| self.studio.look(Instant::now()));
         if let Some(failed) = failed {

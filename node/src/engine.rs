@@ -12,6 +12,7 @@ pub mod rate;
 pub mod replica;
 pub mod rights;
 pub mod roster;
+pub mod scrub;
 pub mod session;
 pub mod tally;
 pub mod visits;

@@ -176,6 +176,23 @@ impl Office {
         Self { points, folder }
     }
 
+    /// Points with these rights, each in a zone of its own.
+    pub fn of(points: &[(&str, &[Right])]) -> Self {
+        let folder = Folder::new();
+        let mut entries = Vec::new();
+        let mut all = Vec::new();
+        for (n, (name, rights)) in (1..).zip(points) {
+            let data = folder.join(format!("{n}"));
+            init(&data, name);
+            let rights = rights.iter().copied().collect::<BTreeSet<_>>();
+            entries.push(store::roster::Point { rights, zone: (*name).to_owned(), ..entry(&data, name) });
+            all.push(Point::on(data, name));
+        }
+        let membership = roster::for_good("Thử", entries).expect("a good roster");
+        all.iter().for_each(|point| roster::save(&point.data, &membership).expect("room for a roster"));
+        Self { points: all, folder }
+    }
+
     /// Runs all of them; the others call central. Returns when central sees all, with the mesh port of each.
     pub fn run(&mut self) -> Vec<u16> {
         let mut ports = Vec::new();

@@ -1,39 +1,20 @@
 //! Copies: who had no part in a session comes to hold all of it, however often it is cut off, and cannot see a picture of it.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use node::identity::roster;
 use store::archive::Archive;
 use store::id::{GroupId, SessionId};
 use store::keys::SessionKey;
 use store::record::{Flags, Record, Writer};
 use store::roster::Right;
 use store::seal::{Sealer, Start, Suite};
-use tests::office::{Office, Point, SOON, alone, entry, init};
-use tests::program::{Call, Folder, until};
+use tests::office::{Office, SOON, alone};
+use tests::program::{Call, until};
 
 /// A manifest is signed, offered, fetched and signed for.
 const COPIED_WITHIN: Duration = Duration::from_secs(90);
-
-/// Points with these rights, the first of them central, in zones of their own.
-fn office(points: &[(&str, &[Right])]) -> Office {
-    let folder = Folder::new();
-    let mut entries = Vec::new();
-    let mut all = Vec::new();
-    for (n, (name, rights)) in (1..).zip(points) {
-        let data = folder.join(format!("{n}"));
-        init(&data, name);
-        let rights = rights.iter().copied().collect::<BTreeSet<_>>();
-        entries.push(store::roster::Point { rights, zone: name.to_string(), ..entry(&data, name) });
-        all.push(Point::on(data, name));
-    }
-    let membership = roster::for_good("Thử", entries).expect("a good roster");
-    all.iter().for_each(|point| roster::save(&point.data, &membership).expect("room for a roster"));
-    Office { points: all, folder }
-}
 
 /// How many groups of a session a point's archive has, as it lies on the disk.
 fn groups(data: &Path, session: &SessionId) -> u64 {
@@ -45,7 +26,7 @@ fn groups(data: &Path, session: &SessionId) -> u64 {
 fn who_had_no_part_in_a_session_holds_all_of_it_though_it_is_killed_while_it_copies() {
     let _machine = alone();
     let all: &[Right] = &Right::ALL;
-    let mut office = office(&[
+    let mut office = Office::of(&[
         ("Trung tâm", all),
         ("Xã Kim Thành", &[Right::Read]),
         ("Kho lưu trữ", &[Right::Hold]),
@@ -106,7 +87,7 @@ fn who_had_no_part_in_a_session_holds_all_of_it_though_it_is_killed_while_it_cop
 #[test]
 fn a_sender_of_other_bytes_is_found_out_and_another_used() {
     let _machine = alone();
-    let mut office = office(&[("Trung tâm", &Right::ALL), ("Xã Kim Thành", &[]), ("Kho lưu trữ", &[Right::Hold])]);
+    let mut office = Office::of(&[("Trung tâm", &Right::ALL), ("Xã Kim Thành", &[]), ("Kho lưu trữ", &[Right::Hold])]);
     let port = office.points[0].run(&["--port", "0"]).own.mesh_port;
     let peer = format!("127.0.0.1:{port}");
     office.points[1].run(&["--port", "0", "--peer", &peer]);

@@ -8,6 +8,7 @@ mod evidence;
 mod fuzz;
 mod lab;
 mod people;
+mod scrub;
 mod secrets;
 mod session;
 mod sim;

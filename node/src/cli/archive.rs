@@ -18,6 +18,7 @@ use super::args::{Data, Format, Listing, One};
 use super::exit::Failure;
 use super::output::{self, moment, size, state, table};
 use super::reading::Reading;
+use super::scrub::{self, Scrub};
 use super::verify::{self, Verify};
 use super::{access, key};
 
@@ -50,6 +51,11 @@ enum What {
     /// network and no key. With the data folder of a point that has the key (--data) it also checks what the groups say.
     /// Ends with 4 when something is wrong.
     Verify(Verify),
+    /// Show how far the archive was read again from the disk, and what was found
+    ///
+    /// A running node reads everything it keeps once a month, in the background, and compares it with what was signed. What is
+    /// damaged is given to nobody and fetched again from points that hold it. Ends with 4 while something is lost.
+    Scrub(Scrub),
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,6 +97,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
         What::Export(args) if args.sealed => export_sealed(&args),
         What::Export(args) => export(&args),
         What::Verify(args) => verify::main(&args),
+        What::Scrub(args) => scrub::main(&args),
     }
 }
 

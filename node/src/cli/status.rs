@@ -117,6 +117,9 @@ fn describe(status: &Status) -> String {
         if disk.lost > 0 {
             text.push_str(&format!("{} groups that were kept are lost from this disk: look at it\n", disk.lost));
         }
+        if disk.alarm {
+            text.push_str(super::scrub::ALARM);
+        }
         if disk.damaged {
             text.push_str("the archive's log was damaged when the node started, what could be read of it was kept: look at the disk\n");
         }

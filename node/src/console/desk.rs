@@ -111,6 +111,7 @@ pub(super) fn said(answer: Answer) -> Result<Response, Refusal> {
         Answer::Stats(stats) => Json(stats).into_response(),
         Answer::Session(session) => Json(session).into_response(),
         Answer::Sessions { sessions } => Json(sessions).into_response(),
+        Answer::Scrubs(scrubs) => Json(scrubs).into_response(),
         Answer::AccessLog(page) => Json(page).into_response(),
         Answer::Accounts { accounts } => Json(accounts).into_response(),
         Answer::Done => StatusCode::NO_CONTENT.into_response(),

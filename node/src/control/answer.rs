@@ -123,6 +123,9 @@ pub struct Disk {
     pub lost: u64,
     /// Whether the archive's log was damaged when the node started: what was written last before may be gone.
     pub damaged: bool,
+    /// Whether so much damage was found on it that the disk itself is suspected.
+    #[serde(default)]
+    pub alarm: bool,
 }
 
 /// This machine's clock against the central point's.
@@ -319,7 +322,7 @@ mod tests {
             r#""started":1,"source":"pattern","source_lacks":null,"roster":7},"points":[{"name":"UBND xã Kim Thành","#,
             r#""level":"commune","node":"ab","online":true,"last_seen":2,"addresses":[],"rtt_ms":null,"roster":7,"#,
             r#""same_roster":true}],"session":null,"#,
-            r#""disk":{"free":0,"total":0,"groups":0,"bytes":0,"lost":0,"damaged":false},"#,
+            r#""disk":{"free":0,"total":0,"groups":0,"bytes":0,"lost":0,"damaged":false,"alarm":false},"#,
             r#""clock":{"against":null,"offset_ms":null,"error_ms":null},"counters":{"pictures_captured":3}}"#,
         );
         assert_eq!(json, expected);

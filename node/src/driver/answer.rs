@@ -22,7 +22,7 @@ use crate::engine::session::{Fresh, Input, Seat};
 use crate::identity::roster;
 use crate::studio::Shown;
 
-type Reply = oneshot::Sender<Response>;
+pub(super) type Reply = oneshot::Sender<Response>;
 
 impl Driver {
     /// Answers at once if it can, giving the reply back; else it is kept until there is an answer.
@@ -86,6 +86,14 @@ impl Driver {
                         Err(error) => not(Fault::Failed, sentence(&error)),
                     }
                 });
+            }
+            Request::Scrubs => self.answer_scrubs(reply),
+            Request::ScrubNow { session } => {
+                let session = match session.map(|text| self.session_named(&text)).transpose() {
+                    Ok(session) => session,
+                    Err(response) => return Some((response, reply)),
+                };
+                self.scrub_now(session, reply);
             }
             Request::Exporting { session } => match session.parse::<SessionId>() {
                 Ok(session) => {
@@ -158,7 +166,7 @@ impl Driver {
     }
 
     /// Reads beside the vault's writer, on a thread that may block.
-    fn read_archive(&self, reply: Reply, read: impl FnOnce(&Archive) -> Response + Send + 'static) {
+    pub(super) fn read_archive(&self, reply: Reply, read: impl FnOnce(&Archive) -> Response + Send + 'static) {
         let vault = self.vault.clone();
         spawn_blocking(move || {
             // A caller that hung up wants no answer.
@@ -291,7 +299,7 @@ impl Driver {
         });
         let disk = Disk::of(&self.config.archive(), groups, bytes);
         let disk = disk.unwrap_or_else(|_| Disk { groups, bytes, ..Disk::default() });
-        Disk { lost, damaged: archive.loss().is_some(), ..disk }
+        Disk { lost, damaged: archive.loss().is_some(), alarm: self.scrubbing.alarm(), ..disk }
     }
 
     fn counted(&self) -> Counters {
@@ -343,7 +351,7 @@ fn ms_of(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn not(fault: Fault, reason: String) -> Response {
+pub(super) fn not(fault: Fault, reason: String) -> Response {
     Response::Not { fault, reason }
 }
 

@@ -10,6 +10,7 @@
 mod give;
 mod keep;
 mod learn;
+mod mend;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -446,10 +447,14 @@ impl Driver {
         let part = head.as_ref().map_or(Part::Unknown, |head| Part::of(head, &from));
         let deed = match &message {
             Message::Offer { .. } => Deed::Assign(part),
-            Message::Holds { .. } | Message::Resumes { .. } | Message::Ask { .. } => {
+            Message::Holds { .. } | Message::Resumes { .. } | Message::Ask { .. } | Message::Lacks { .. } => {
                 Deed::Fetch { part, assigned: true }
             }
-            Message::Takes { .. } | Message::Noted { .. } | Message::Piece { .. } | Message::Refused { .. } => {
+            Message::Takes { .. }
+            | Message::Noted { .. }
+            | Message::Piece { .. }
+            | Message::Order { .. }
+            | Message::Refused { .. } => {
                 // The asker may have given up.
                 let _ = reply.send(Message::refused(session, "an answer to nothing that was asked").encode());
                 return;
@@ -525,7 +530,21 @@ impl Driver {
                     let _ = reply.send(answer.encode());
                 });
             }
-            Message::Takes { .. } | Message::Noted { .. } | Message::Piece { .. } | Message::Refused { .. } => {}
+            Message::Lacks { .. } => {
+                spawn_blocking(move || {
+                    let _place = place;
+                    let order = mend::allow(vault.archive(), &key, session, from).unwrap_or_else(|error| {
+                        tracing::error!(%session, error = sentence(&error), "who may fetch what it lost cannot be read");
+                        Message::refused(session, "that session cannot be read here")
+                    });
+                    let _ = reply.send(order.encode());
+                });
+            }
+            Message::Takes { .. }
+            | Message::Noted { .. }
+            | Message::Piece { .. }
+            | Message::Order { .. }
+            | Message::Refused { .. } => {}
         }
     }
 }

@@ -35,7 +35,7 @@ impl Dice {
     }
 
     /// A part of `span`, the same for the same seed, session, node and throw.
-    fn part(self, span: Duration, session: &SessionId, node: &NodeId, throw: u32) -> Duration {
+    pub(super) fn part(self, span: Duration, session: &SessionId, node: &NodeId, throw: u32) -> Duration {
         let mut bytes = self.seed.to_be_bytes().to_vec();
         bytes.extend_from_slice(session.as_bytes());
         bytes.extend_from_slice(node.as_bytes());
@@ -45,7 +45,7 @@ impl Dice {
     }
 
     /// The pause after the `tries`th failure: one minute, then twice as long each time up to 64, and up to a quarter more.
-    fn pause(self, session: &SessionId, node: &NodeId, tries: u32) -> Duration {
+    pub(super) fn pause(self, session: &SessionId, node: &NodeId, tries: u32) -> Duration {
         let minutes = AGAIN_MIN.checked_shl(tries.saturating_sub(1)).unwrap_or(AGAIN_MAX).clamp(AGAIN_MIN, AGAIN_MAX);
         let pause = Duration::from_secs(60 * minutes);
         pause + self.part(pause / 4, session, node, tries)

@@ -201,6 +201,8 @@ pub enum Deed<'a> {
     Read,
     /// Copy the archive, sealed as it is.
     Copy,
+    /// Have the archive read again from the disk and compared with what was signed.
+    Scrub,
     /// Hand in a newer roster. It is believed for the authority's signature, whoever brings it.
     HandIn,
     /// Make invitations.
@@ -343,6 +345,7 @@ fn node_may(members: &Members, node: &NodeId, deed: Deed<'_>) -> Result<(), Deni
         | Deed::Remove
         | Deed::Read
         | Deed::Copy
+        | Deed::Scrub
         | Deed::HandIn
         | Deed::Administer
         | Deed::People
@@ -380,7 +383,9 @@ fn point_may(members: &Members, deed: Deed<'_>) -> Result<(), Denied> {
         Deed::Read => Right::Read,
         Deed::Administer => Right::Admin,
         // Ending must not fail because a right was taken away meanwhile.
-        Deed::End | Deed::See | Deed::Copy | Deed::HandIn | Deed::People | Deed::ReadLog | Deed::Stop => return Ok(()),
+        Deed::End | Deed::See | Deed::Copy | Deed::Scrub | Deed::HandIn | Deed::People | Deed::ReadLog | Deed::Stop => {
+            return Ok(());
+        }
         Deed::Connect
         | Deed::Learn
         | Deed::Invite(_)
@@ -404,7 +409,7 @@ fn roles(deed: Deed<'_>) -> Option<&'static [Role]> {
         // Not the admin: whoever gives rights does not read by them, and giving himself one is in the access log.
         Deed::Read => Some(&[Role::Secretary, Role::Chair]),
         Deed::HandIn | Deed::Administer | Deed::People | Deed::ReadLog => Some(&[Role::Admin]),
-        Deed::Stop => Some(&[Role::Operator, Role::Admin]),
+        Deed::Scrub | Deed::Stop => Some(&[Role::Operator, Role::Admin]),
         Deed::Copy
         | Deed::Connect
         | Deed::Learn

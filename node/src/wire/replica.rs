@@ -102,6 +102,18 @@ pub enum Message {
         /// Its bytes from where was asked.
         bytes: Bytes,
     },
+    /// Groups of a session that were here are lost from my disk: let me fetch them. Answered by `Order` or `Refused`.
+    Lacks {
+        /// The session.
+        session: SessionId,
+    },
+    /// An assignment of yours, which gives a right to fetch.
+    Order {
+        /// The session.
+        session: SessionId,
+        /// The signed assignment.
+        record: Bytes,
+    },
     /// No; a sentence says why.
     Refused {
         /// The session.
@@ -127,6 +139,8 @@ impl Message {
             | Message::Takes { session, .. }
             | Message::Resumes { session }
             | Message::Noted { session }
+            | Message::Lacks { session }
+            | Message::Order { session, .. }
             | Message::Ask { session, .. }
             | Message::Piece { session, .. }
             | Message::Refused { session, .. } => *session,
@@ -150,11 +164,13 @@ impl Message {
 impl envelope::Message for Message {
     fn fits(&self) -> bool {
         match self {
-            Message::Offer { record, .. } | Message::Ask { record, .. } => record.len() <= Assignment::LEN_MAX,
+            Message::Offer { record, .. } | Message::Ask { record, .. } | Message::Order { record, .. } => {
+                record.len() <= Assignment::LEN_MAX
+            }
             Message::Holds { record, .. } => record.len() <= Receipt::LEN_MAX,
             Message::Piece { len, bytes, .. } => bytes.len() <= PIECE_MAX && *len <= RUN_MAX,
             Message::Refused { reason, .. } => reason.len() <= REASON_MAX,
-            Message::Takes { .. } | Message::Resumes { .. } | Message::Noted { .. } => true,
+            Message::Takes { .. } | Message::Resumes { .. } | Message::Noted { .. } | Message::Lacks { .. } => true,
         }
     }
 }
@@ -177,6 +193,8 @@ mod tests {
             Message::Resumes { session },
             Message::Noted { session },
             Message::Piece { session, len: 70_003, bytes: record.clone() },
+            Message::Lacks { session },
+            Message::Order { session, record: record.clone() },
             Message::refused(session, "vì sao"),
         ];
         each.extend([Part::Head, Part::Journal, Part::Segments(point), Part::Manifests, Part::Countersigned].map(ask));

@@ -330,6 +330,8 @@ fn copies_messages() -> Vec<Vec<u8>> {
         replica::Message::Takes { session, offers: 100 },
         replica::Message::Resumes { session },
         replica::Message::Noted { session },
+        replica::Message::Lacks { session },
+        replica::Message::Order { session, record: record.clone() },
         replica::Message::Ask { session, record, part: replica::Part::Segments(point()), from: 70_000 },
         replica::Message::Piece { session, len: 3, bytes: vec![1, 2, 3].into() },
         replica::Message::refused(session, "vì sao"),
@@ -477,6 +479,8 @@ fn requests() -> Vec<Vec<u8>> {
         Request::SessionShow { session },
         Request::Checkpoint { to: "/tmp/x".into() },
         Request::Stats,
+        Request::Scrubs,
+        Request::ScrubNow { session: None },
         Request::Stop,
     ];
     requests.iter().map(|request| serde_json::to_vec(request).expect("text keys")).collect()

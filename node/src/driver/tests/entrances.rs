@@ -38,6 +38,8 @@ fn requests() -> Vec<(Request, Option<Right>, &'static [Role])> {
         (Request::SessionEnd { session: None }, None, conduct),
         (Request::SessionRemove { point: text(), session: None }, Some(Right::Chair), &[Role::Chair, Role::Admin]),
         (Request::Checkpoint { to: path() }, None, &[]),
+        (Request::Scrubs, None, &Role::ALL),
+        (Request::ScrubNow { session: None }, None, &[Role::Operator, Role::Admin]),
         (Request::Exporting { session: text() }, Some(Right::Read), &[Role::Secretary, Role::Chair]),
         (Request::AccessLog { from: 0, filter: Default::default() }, None, &[Role::Admin]),
         (Request::AccountList, None, &[Role::Admin]),

@@ -207,6 +207,7 @@ fn what_people_may_is_bounded_by_their_role_and_by_their_points_rights() {
     people(Deed::Remove, Some(Right::Chair), &[Role::Chair, Role::Admin]);
     people(Deed::Read, Some(Right::Read), &[Role::Secretary, Role::Chair]);
     people(Deed::Copy, None, &[]);
+    people(Deed::Scrub, None, &[Role::Operator, Role::Admin]);
     people(Deed::HandIn, None, &[Role::Admin]);
     people(Deed::Administer, Some(Right::Admin), &[Role::Admin]);
     people(Deed::ReadLog, None, &[Role::Admin]);
