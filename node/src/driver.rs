@@ -36,6 +36,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::access;
 use crate::accounts::{self, Accounts};
+use crate::attest::Signer;
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
@@ -505,7 +506,7 @@ impl Driver {
         let current = engine.view(Instant::now()).session.map(|session| session.id);
         let closing = vault.clone();
         let unsigned: Vec<_> = evidence.sessions().collect();
-        let signer = self::evidence::Signer { node: identity.node.clone(), wrap: identity.wrap.clone() };
+        let signer = Signer { node: identity.node.clone(), wrap: identity.wrap.clone() };
         let closed = tokio::task::spawn_blocking(move || {
             if let Some(stopped) = current.and_then(|session| studio.unpublish(session)) {
                 stopped.finish();

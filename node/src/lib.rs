@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod accounts;
+pub mod attest;
 pub mod config;
 pub mod console;
 pub mod control;

@@ -17,7 +17,8 @@ use tokio::task::spawn_blocking;
 
 use super::Told;
 use super::learn::{self, Listed};
-use crate::driver::{manifest, unix_ms};
+use crate::attest::closing;
+use crate::driver::unix_ms;
 use crate::engine::replica::{care, pull};
 use crate::media::{FetchError, Fetched};
 use crate::vault::Vault;
@@ -85,7 +86,7 @@ pub(super) fn held(archive: &Archive, me: &NodeId, head: &Head) -> Result<Vec<To
 
 /// Central, then who took part.
 fn owners(archive: &Archive, head: &Head) -> Result<Vec<NodeId>, archive::Error> {
-    let joined = manifest::joined(archive, head)?;
+    let joined = closing::joined(archive, head)?;
     let points = head.present().filter(|member| joined.contains(&member.number)).map(|member| member.node);
     Ok(std::iter::once(head.central).chain(points.filter(|node| *node != head.central)).collect())
 }
