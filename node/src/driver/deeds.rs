@@ -18,6 +18,7 @@ use tokio::task::{block_in_place, spawn_blocking};
 use super::gate::logged;
 use super::{Driver, Operator, unix_ms};
 use crate::control::{Fault, Response};
+use crate::engine::manifest as closing;
 use crate::engine::rights;
 use crate::engine::session::{Input, Output, Own, Refusal, Ticket, Wraps};
 use crate::media::{self, FetchError, Fetched};
@@ -140,6 +141,8 @@ impl Driver {
         tracing::info!(%session, at_ms = at / 1_000, ?event, "journal");
         let chain = self.chains.entry(session).or_insert_with(|| store::journal::Chain::new(session, self.me));
         let entry = chain.append(&self.identity.node, at, unix_ms(), event);
+        // What is told of a session that is over belongs into a further manifest.
+        self.close_record(closing::Input::Changed { session });
         let unwritten = Arc::clone(&self.unwritten);
         self.store(move |archive| {
             write(&unwritten, archive, |unwritten| {
