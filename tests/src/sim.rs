@@ -1,9 +1,9 @@
 //! A province in a moment: the engines of all points in one world on virtual time, people and misfortune from a seed, and
 //! rules that are looked at after every event.
 //!
-//! What runs here is the node's brain with the archive's twin in memory. What does not is the body: libp2p, quinn,
-//! RocksDB, threads, sound and picture; of a group there is one small frame and the length of a real one. The fan-out to the
-//! rooms has its own tests, as no record depends on it.
+//! What runs here is the node's brain (sessions, the keeper of gaps, segments, manifests) with the archive's twin in memory.
+//! What does not is the body: libp2p, quinn, RocksDB, threads, sound and picture; of a group there is one small frame and the
+//! length of a real one. The fan-out to the rooms has its own tests, as no record depends on it.
 
 mod disk;
 mod mesh;
@@ -17,13 +17,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use node::attest::closing;
+use node::sealed::Stored;
 use simnet::host::HostId;
 use simnet::link::Share;
 use simnet::world::{self, Change, Happened, PlaneConfig, World};
 use store::archive::Archive;
 use store::id::{GroupId, SessionId, TrackId, TrackKind};
 use store::journal::Chain;
-use store::session::State;
+use store::session::{Head, State};
+use store::verify;
 
 use self::mesh::{Fact, Mesh, Order};
 pub use self::model::{Broken, Model};
@@ -362,7 +365,36 @@ impl Run {
                 }
             }
         }
-        Ok(())
+        self.proved(&archive, &head)
+    }
+
+    /// What is signed is all that is there, and everybody has signed it, as far as somebody without a key can see.
+    fn proved(&self, archive: &Archive, head: &Head) -> Result<(), Broken> {
+        let broken = |rule, how| Err(Broken { rule, how });
+        let (session, hosts) = (head.id, head.points.iter().filter_map(|member| self.mesh.host(&member.node)));
+        if hosts.into_iter().any(|host| self.model.fresh.contains(&host)) {
+            return Ok(());
+        }
+        let stored = Stored { archive, session, roster: None };
+        let report = verify::verify(&stored, &verify::Options::default(), &mut |_, _| {});
+        // Nobody vouches for keys here, and what rots is for a scrub to find.
+        let excused = |found: &&verify::Finding| found.place == "roster" || found.what.starts_with("is damaged on");
+        if let Some(found) = report.findings.iter().find(|found| !excused(found)) {
+            return broken("proved", format!("{session}: {found}"));
+        }
+        match closing::draw(archive, session, false, 0) {
+            Ok(Some(drawn)) => match (&drawn.same, drawn.same.as_ref().map(|last| drawn.open(archive, last.hash()))) {
+                (Some(_), Some(Ok(open))) if open.is_empty() => Ok(()),
+                (Some(last), Some(Ok(open))) => {
+                    let (n, names) = (last.content().n, open.iter().filter_map(|node| self.mesh.host(node)));
+                    let names: Vec<String> = names.map(|host| host.to_string()).collect();
+                    broken("countersigned", format!("manifest {n} of {session} is not by {}", names.join(", ")))
+                }
+                _ => broken("manifest", format!("the last of {session} does not say what is there")),
+            },
+            Ok(None) => broken("manifest", format!("{session} is said not to be over")),
+            Err(error) => broken("manifest", format!("{session}: {error}")),
+        }
     }
 }
 

@@ -23,7 +23,8 @@ fn days_that_once_broke_a_rule_pass() {
     }
 }
 
-/// What came just before central was cut off was called missing for ever (3), and a group it never made was called lost (84).
+/// What came just before central was cut off was called missing for ever (3), and a group it never made was called lost (84); a
+/// gap that was found after the end was in no manifest (84).
 #[test]
 fn what_lines_and_power_cuts_do_is_mended() {
     for seed in [3, 84] {

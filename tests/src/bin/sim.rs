@@ -34,6 +34,9 @@ struct Options {
     /// Say everything that happened, on stderr
     #[arg(long)]
     trace: bool,
+    /// Measure how cost grows with points and hours, as a table, and do nothing else
+    #[arg(long)]
+    table: bool,
     /// After a failure look for fewer faults that break the same rule
     #[arg(long)]
     shrink: bool,
@@ -41,11 +44,37 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.table {
+        return table(options.seed, options.faults);
+    }
     for seed in options.seed..options.seed.saturating_add(options.seeds) {
         let only = options.only.as_ref().map(|only| only.iter().copied().collect::<BTreeSet<usize>>());
         let config = Config { seed, points: options.points, hours: options.hours, faults: options.faults, only };
         if !one(&config, &options) {
             return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// What days of more points and more hours cost.
+fn table(seed: u64, faults: Faults) -> ExitCode {
+    println!("| points | hours | sessions | faults | events | seconds | times real time |");
+    println!("|---|---|---|---|---|---|---|");
+    for (points, hours) in [(10, 12), (10, 24), (10, 48), (40, 12), (40, 24), (130, 12), (130, 24)] {
+        let config = Config { seed, points, hours, faults, only: None };
+        let began = Instant::now();
+        match sim::run(&config, &mut |_, _, _| {}) {
+            Ok(report) => {
+                let took = began.elapsed().as_secs_f64();
+                let (sim::Report { sessions, faults, events, .. }, times) =
+                    (&report, report.simulated.as_secs_f64() / took);
+                println!("| {points} | {hours} | {sessions} | {faults} | {events} | {took:.1} | {times:.0} |");
+            }
+            Err(failure) => {
+                println!("seed {seed} failed {failure}");
+                return ExitCode::FAILURE;
+            }
         }
     }
     ExitCode::SUCCESS

@@ -1,15 +1,21 @@
 //! The disk of a simulated point: the archive's twin in memory, and a writer that takes its time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use node::attest::{self, Signer, closing};
+use node::engine::evidence::Standing;
 use node::recall;
+use node::wire::evidence::Message;
+use simnet::host::HostId;
 use store::archive::{self, Archive};
 use store::db::memory::Memory;
-use store::id::{GroupId, SessionId};
-use store::journal::Entry;
+use store::id::{GroupId, NodeId, PointNumber, SessionId};
+use store::journal::{Entry, Event};
 use store::keys::Epoch;
+use store::manifest::Countersignature;
 use store::record::Record;
 use store::schema::{self, Column};
 use store::session::{Head, State};
@@ -64,9 +70,87 @@ impl Disk {
     }
 }
 
+/// What is signed, and what is taken of what others signed.
+#[derive(Debug)]
+pub(super) enum Proof {
+    /// What this point recorded is signed.
+    Sign {
+        /// The session.
+        session: SessionId,
+        /// Whether nothing comes after it.
+        over: bool,
+        /// The wall clock.
+        now_ms: u64,
+    },
+    /// A point gave a segment.
+    Take {
+        /// Who is answered, and to what.
+        to: (HostId, u64),
+        /// The session.
+        head: Box<Head>,
+        /// Who gave it.
+        from: (PointNumber, NodeId),
+        /// What.
+        record: Bytes,
+        /// The wall clock.
+        now_ms: u64,
+    },
+    /// Central signs what there is.
+    Manifest {
+        /// The session.
+        session: SessionId,
+        /// Whether to wait for all points.
+        all: bool,
+        /// The wall clock.
+        now_ms: u64,
+    },
+    /// Central asks to countersign.
+    Countersign {
+        /// Who is answered, and to what.
+        to: (HostId, u64),
+        /// The session.
+        session: SessionId,
+        /// Central.
+        from: NodeId,
+        /// The manifest.
+        record: Bytes,
+        /// The wall clock.
+        now_ms: u64,
+    },
+    /// A point has countersigned.
+    Keep {
+        /// Who.
+        node: NodeId,
+        /// What.
+        by: Box<Signed<Countersignature>>,
+    },
+}
+
+/// What came of a [`Proof`].
+#[derive(Debug)]
+pub(super) enum Proved {
+    /// How this point's chain stands.
+    Signed(SessionId, Option<Standing>),
+    /// There is a manifest, and who has not countersigned it.
+    Manifest(SessionId, Option<BTreeSet<NodeId>>),
+    /// Whether a countersignature is stored.
+    Kept(SessionId, NodeId, bool),
+    /// What is answered, and what is wrong beyond it.
+    Answer {
+        /// Who is answered, and to what.
+        to: (HostId, u64),
+        /// With what.
+        message: Message,
+        /// For the journal.
+        incidents: Vec<(PointNumber, Event)>,
+    },
+}
+
 /// Work that goes through the writer, in order.
 #[derive(Debug)]
 pub(super) enum Job {
+    /// What is signed.
+    Proof(Proof),
     /// Central: a new session.
     Found(Head, Wraps),
     /// Delegate: a session and its keys.
@@ -84,12 +168,14 @@ pub(super) enum Job {
     /// Where our own tracks end, once all before it is written.
     Own(SessionId),
     /// Nothing; what stands before it is written.
-    Fetched(SessionId, store::id::NodeId, Vec<u64>),
+    Fetched(SessionId, NodeId, Vec<u64>),
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Done {
+    /// Of a [`Proof`].
+    Proved(Proved),
     /// Of [`Job::Found`], [`Job::Admit`], [`Job::Renew`].
     Persisted {
         /// The session.
@@ -104,7 +190,7 @@ pub(super) enum Done {
     /// Where our tracks end.
     Closed(SessionId, Own),
     /// As it was asked.
-    Fetched(SessionId, store::id::NodeId, Vec<u64>),
+    Fetched(SessionId, NodeId, Vec<u64>),
     /// These entries are in the journal now, and whether all that was said is on the disk.
     Written(Vec<Signed<Entry>>, bool),
 }
@@ -134,13 +220,14 @@ impl Writer {
     }
 
     /// Does the next, if its time has come.
-    pub(super) fn next(&mut self, now: Duration, archive: &Archive, me: store::id::NodeId) -> Option<Done> {
+    pub(super) fn next(&mut self, now: Duration, archive: &Archive, signer: &Signer) -> Option<Done> {
         let (_, job) = self.jobs.pop_front_if(|(at, _)| *at <= now)?;
-        Some(carry_out(job, archive, me, &mut self.unwritten))
+        Some(carry_out(job, archive, signer, &mut self.unwritten))
     }
 }
 
-fn carry_out(job: Job, archive: &Archive, me: store::id::NodeId, unwritten: &mut Unwritten) -> Done {
+fn carry_out(job: Job, archive: &Archive, signer: &Signer, unwritten: &mut Unwritten) -> Done {
+    let me = signer.node.id();
     let list = |wraps: Wraps| wraps.into_iter().collect::<Vec<_>>();
     let reserve = |head: &Head, used| match head.number(&me) {
         Some(number) => recall::reserve(archive, &head.id, number, used),
@@ -186,7 +273,62 @@ fn carry_out(job: Job, archive: &Archive, me: store::id::NodeId, unwritten: &mut
             Done::Closed(session, own.and_then(Result::ok).unwrap_or_default())
         }
         Job::Fetched(session, origin, missing) => Done::Fetched(session, origin, missing),
+        Job::Proof(proof) => Done::Proved(prove(proof, archive, signer)),
     }
+}
+
+fn prove(proof: Proof, archive: &Archive, signer: &Signer) -> Proved {
+    match proof {
+        Proof::Sign { session, over, now_ms } => {
+            Proved::Signed(session, sign(archive, signer, session, over, now_ms).ok())
+        }
+        Proof::Take { to, head, from: (point, node), record, now_ms } => {
+            let (message, incidents) = attest::take(archive, &head, (point, node), record, now_ms);
+            Proved::Answer { to, message, incidents: incidents.into_iter().map(|event| (point, event)).collect() }
+        }
+        Proof::Manifest { session, all, now_ms } => {
+            Proved::Manifest(session, close(archive, signer, session, all, now_ms).ok().flatten())
+        }
+        Proof::Countersign { to, session, from, record, now_ms } => {
+            let message = closing::countersign(archive, &signer.node, (session, from), record, now_ms);
+            Proved::Answer { to, message, incidents: Vec::new() }
+        }
+        Proof::Keep { node, by } => Proved::Kept(by.content().session, node, closing::keep(archive, &by).is_ok()),
+    }
+}
+
+fn sign(
+    archive: &Archive,
+    signer: &Signer,
+    session: SessionId,
+    over: bool,
+    now_ms: u64,
+) -> Result<Standing, archive::Error> {
+    let (segment, standing) = attest::gather(archive, signer, session, over, now_ms)?;
+    let Some(segment) = segment else { return Ok(standing) };
+    let standing = Standing { len: standing.len + 1, more: segment.is_full(), closed: segment.last };
+    archive.sign_segment(&signer.node, segment).map(|_| standing)
+}
+
+fn close(
+    archive: &Archive,
+    signer: &Signer,
+    session: SessionId,
+    all: bool,
+    now_ms: u64,
+) -> Result<Option<BTreeSet<NodeId>>, archive::Error> {
+    let Some(drawn) = closing::draw(archive, session, all, now_ms)? else { return Ok(None) };
+    let hash = match &drawn.same {
+        Some(last) => last.hash(),
+        None => {
+            let Ok(signed) = Signed::sound(drawn.manifest.clone(), &signer.node) else {
+                return Ok(Some(BTreeSet::new()));
+            };
+            archive.put_manifest(&signed)?;
+            signed.hash()
+        }
+    };
+    drawn.open(archive, hash).map(Some)
 }
 
 fn written(unwritten: &mut Unwritten, archive: &Archive) -> Done {

@@ -144,6 +144,12 @@ pub(super) enum Fact {
     Journal(SessionId, u64, Event),
     /// An entry of the journal was not written.
     NotWritten,
+    /// It signed what it recorded.
+    Signed,
+    /// It signed what a session consists of.
+    Closed,
+    /// A point does not countersign.
+    Objected(SessionId, HostId, String),
     /// Its operator was answered.
     Told(Result<SessionId, Refusal>),
     /// Its program has begun.

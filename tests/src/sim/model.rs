@@ -28,6 +28,8 @@ pub struct Model {
     pub ended: BTreeSet<SessionId>,
     /// Sessions whose central lost its disk, or their groups after their end: nobody can close or mend them as yet.
     pub orphaned: BTreeSet<SessionId>,
+    /// Points that once lost everything they knew. What they sign after it begins anew and looks forked.
+    pub fresh: BTreeSet<HostId>,
     /// Session time of the last entry of each journal, in microseconds.
     times: BTreeMap<SessionId, u64>,
     /// How many of each thing happened.
@@ -93,12 +95,22 @@ impl Model {
             Fact::Told(Ok(_)) => self.count("orders carried out"),
             Fact::Told(Err(_)) => self.count("orders refused"),
             Fact::Booted => self.count("starts"),
+            Fact::Signed => self.count("signatures asked for"),
+            Fact::Closed => self.count("manifests drawn"),
+            // One that was out of reach when central signed has signed more meanwhile, and is asked again.
+            Fact::Objected(session, point, why)
+                if !self.fresh.contains(&point) && !why.starts_with("the manifest ends with segment") =>
+            {
+                return broken("countersigns", format!("{point} does not countersign {session} of {host}: {why}"));
+            }
+            Fact::Objected(..) => self.count("manifests not countersigned"),
         }
         Ok(())
     }
 
     /// A point has lost even the knowledge of what it had.
     pub(super) fn disk_lost(&mut self, host: HostId, kept: BTreeMap<GroupId, Hash>) {
+        self.fresh.insert(host);
         let theirs = self.sessions.iter().filter(|(_, central)| **central == host).map(|(session, _)| *session);
         let chaired: BTreeSet<SessionId> = theirs.collect();
         kept.into_keys().filter(|group| !chaired.contains(&group.session)).for_each(|group| {
@@ -147,7 +159,11 @@ impl Model {
             Event::Left { .. } => self.count("points left"),
             Event::Removed { .. } => self.count("points removed"),
             Event::Resumed {} => self.count("sessions resumed"),
-            Event::Epoch { .. } | Event::Disputed { .. } | Event::Forked { .. } => {}
+            Event::Epoch { .. } => {}
+            Event::Disputed { .. } | Event::Forked { .. } if self.fresh.is_empty() => {
+                return broken("signs-once", format!("{host} says of honest points: {event:?}"));
+            }
+            Event::Disputed { .. } | Event::Forked { .. } => self.count("points that began anew and look forked"),
         }
         Ok(())
     }

@@ -4,17 +4,23 @@
 //! that takes its time, what is asked over the mesh is given up after a while, and a group is told to have begun before it is there. What
 //! the driver leaves to the archive is asked of the same functions, [`node::recall`] among them.
 
+mod attest;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use node::attest::Signer;
 use node::engine::clock::Line;
+use node::engine::evidence as witness;
 use node::engine::keeper::Cut;
+use node::engine::manifest as closing;
 use node::engine::rights::{Part, Who, may};
 use node::engine::session::{self, Engine, Fresh, Input, Output, Ticket, Wraps};
 use node::recall;
 use node::studio::Keys;
 use node::wire::control::Message;
+use node::wire::evidence::KIND as EVIDENCE;
 use simnet::host::{self, Host, HostId, Plane};
 use simnet::rng::{Rng, seed_of};
 use store::archive::Archive;
@@ -23,6 +29,7 @@ use store::journal::{Chain, LeftReason};
 use store::keys::{Epoch, SessionKey, WrapContext, recovery_recipient};
 use store::session::{Head, State};
 
+use self::attest::Asked;
 use super::disk::{Disk, Done, Job, Writer};
 use super::mesh::{Fact, Mesh, Order, Packet};
 use super::room::{Room, weight};
@@ -54,6 +61,8 @@ const CLOCKS: (u32, Duration, Duration) = (4, Duration::from_millis(300), Durati
 struct Run {
     booted: Duration,
     engine: Engine,
+    evidence: witness::Engine,
+    manifests: closing::Engine,
     archive: Archive,
     writer: Writer,
     keys: BTreeMap<SessionId, Keys>,
@@ -63,7 +72,7 @@ struct Run {
     room: Option<Room>,
     announced: Option<(SessionId, Vec<TrackId>)>,
     linked: BTreeMap<HostId, (u32, Duration)>,
-    asked: BTreeMap<u64, (Duration, NodeId, SessionId)>,
+    asked: BTreeMap<u64, (Duration, NodeId, Asked)>,
     fetching: BTreeMap<u64, (Duration, NodeId, GroupId, u64)>,
     replies: BTreeMap<Ticket, (HostId, u64)>,
     arriving: BTreeMap<HostId, BTreeSet<GroupId>>,
@@ -81,6 +90,7 @@ pub(super) struct Point {
     mesh: Arc<Mesh>,
     me: HostId,
     node: NodeId,
+    signer: Signer,
     now: Duration,
     /// What is on its disk.
     pub(super) disk: Disk,
@@ -96,7 +106,9 @@ impl Point {
     pub(super) fn new(mesh: Arc<Mesh>, me: HostId) -> Point {
         let (node, chance) = (mesh.node(me), Rng::new(seed_of(mesh.seed, 1_000 + u64::from(me.0))));
         let (disk, out, facts) = (Disk::default(), VecDeque::new(), Vec::new());
-        Point { mesh, me, node, now: Duration::ZERO, disk, run: None, wall_error_ms: 0, chance, out, facts }
+        let (key, wrap) = mesh.keys[usize::from(me.0)].clone();
+        let signer = Signer { node: key, wrap };
+        Point { mesh, me, node, signer, now: Duration::ZERO, disk, run: None, wall_error_ms: 0, chance, out, facts }
     }
 
     /// What it did since it was asked last.
@@ -142,6 +154,8 @@ impl Point {
         self.run = Some(Run {
             booted: self.now,
             engine: Engine::new(config),
+            evidence: witness::Engine::new(self.node),
+            manifests: closing::Engine::default(),
             archive,
             writer: Writer::default(),
             keys: BTreeMap::new(),
@@ -176,6 +190,8 @@ impl Point {
             if run.taken.contains(&id) || run.open.contains_key(&id) {
                 continue;
             }
+            self.attest(&head);
+            let Some(run) = &mut self.run else { return };
             let (recalled, chain) = match recall::recall(&run.archive, head, self.node) {
                 Ok(recalled) => recalled,
                 // The disk has no space; it is tried again.
@@ -258,16 +274,21 @@ impl Point {
             }
             Output::Renew { head, wraps } => self.write(Job::Renew(head, wraps)),
             Output::Expel { node, .. } => self.hang_up(node),
-            Output::Update { head } => self.write(Job::Update(head)),
+            Output::Update { head } => {
+                self.write(Job::Update(head.clone()));
+                self.attest(&head);
+            }
             Output::Journal { session, at, event } => {
                 let wall = self.wall_ms();
                 let key = &self.mesh.keys[usize::from(self.me.0)].0;
                 let Some(run) = &mut self.run else { return };
                 let chain = run.chains.entry(session).or_insert_with(|| Chain::new(session, self.node));
                 let entry = chain.append(key, at, wall, event);
+                self.close_record(closing::Input::Changed { session });
                 self.write(Job::Journal(entry));
             }
             Output::Open { head } => {
+                self.attest(&head);
                 if let Some(run) = &mut self.run {
                     if let (Some(room), Some(keys)) = (&mut run.room, run.keys.get(&head.id))
                         && room.session() == head.id
@@ -316,13 +337,10 @@ impl Point {
                 self.send(MEDIA, host, 60, None, Packet::Fetch { question, from, to, max_bytes });
             }
             Output::Ask { node, message } => {
-                let (session, question) = (message.session(), self.number());
-                let (Ok(bytes), Some(to)) = (message.encode(), self.mesh.host(&node)) else { return };
-                let until = self.now + ANSWER_MAX;
-                if let Some(run) = &mut self.run {
-                    run.asked.insert(question, (until, node, session));
+                let session = message.session();
+                if let Ok(bytes) = message.encode() {
+                    self.ask(node, Asked::Session(session), bytes.into());
                 }
-                self.send(MESH, to, bytes.len(), None, Packet::Ask(question, bytes));
             }
             Output::Reply { ticket, message } => {
                 let asked = self.run.as_mut().and_then(|run| run.replies.remove(&ticket));
@@ -432,10 +450,14 @@ impl Point {
                 }
                 match result {
                     Ok(()) if own => {}
-                    Ok(()) => self.tell(Input::Stored(group)),
+                    Ok(()) => {
+                        self.close_record(closing::Input::Changed { session: group.session });
+                        self.tell(Input::Stored(group));
+                    }
                     Err(_) => self.tell(Input::Broke { group, cut: Cut::NotStored }),
                 }
             }
+            Done::Proved(proved) => self.proved(proved),
             Done::Closed(session, own) => self.tell(Input::Closed { session, own }),
             Done::Fetched(session, origin, missing) => {
                 self.tell(Input::Fetched { session, origin, missing: Some(missing) });
@@ -521,12 +543,14 @@ impl Point {
     fn packet(&mut self, from: HostId, packet: Packet) {
         let node = self.mesh.node(from);
         match packet {
+            Packet::Ask(question, bytes) if bytes.first() == Some(&EVIDENCE) => {
+                self.asked_of_evidence(from, node, question, &bytes);
+            }
             Packet::Ask(question, bytes) => self.asked(from, node, question, &bytes),
             Packet::Answer(question, bytes) => {
                 let Some(run) = &mut self.run else { return };
-                let Some((_, asked, session)) = run.asked.remove(&question) else { return };
-                let answer = Message::decode(&bytes).ok().filter(|answer| answer.session() == session);
-                self.tell(Input::Answered { node: asked, session, answer });
+                let Some((_, asked, about)) = run.asked.remove(&question) else { return };
+                self.answered(asked, about, Some(&bytes));
             }
             Packet::Clock(sent) => {
                 let remote = self.local_us();
@@ -655,7 +679,7 @@ impl Point {
         let now = self.now;
         loop {
             let Some(run) = &mut self.run else { return };
-            let Some(done) = run.writer.next(now, &run.archive, self.node) else { break };
+            let Some(done) = run.writer.next(now, &run.archive, &self.signer) else { break };
             self.done(done);
         }
         let Some(run) = &mut self.run else { return };
@@ -664,8 +688,8 @@ impl Point {
             run.fetching.iter().filter(|(_, (at, ..))| *at <= now).map(|(&number, _)| number).collect();
         for question in over {
             let asked = self.run.as_mut().and_then(|run| run.asked.remove(&question));
-            if let Some((_, node, session)) = asked {
-                self.tell(Input::Answered { node, session, answer: None });
+            if let Some((_, node, about)) = asked {
+                self.answered(node, about, None);
             }
         }
         late.into_iter().for_each(|question| self.fetch_failed(question));
@@ -681,6 +705,8 @@ impl Point {
             self.recall();
         }
         self.tell(Input::Tick);
+        self.witness(witness::Input::Tick);
+        self.close_record(closing::Input::Tick);
     }
 
     fn clocks(&mut self) {
@@ -718,7 +744,9 @@ impl Host for Point {
             host::Input::Up { plane, peer } => {
                 let node = self.mesh.node(peer);
                 if plane == MESH {
-                    return self.tell(Input::Up { node });
+                    self.tell(Input::Up { node });
+                    self.witness(witness::Input::Up { node });
+                    return self.close_record(closing::Input::Up { node });
                 }
                 if let Some(run) = &mut self.run {
                     run.linked.insert(peer, (0, now));
@@ -728,7 +756,10 @@ impl Host for Point {
                 self.clocks();
             }
             host::Input::Down { plane, peer, .. } if plane == MESH => {
-                self.tell(Input::Down { node: self.mesh.node(peer) });
+                let node = self.mesh.node(peer);
+                self.tell(Input::Down { node });
+                self.witness(witness::Input::Down { node });
+                self.close_record(closing::Input::Down { node });
             }
             host::Input::Down { peer, said, .. } => self.media_down(peer, said),
             host::Input::Packet { from, packet, .. } => self.packet(from, packet),
@@ -756,7 +787,7 @@ impl Host for Point {
         let fetching = run.fetching.values().map(|(at, ..)| *at).min();
         let clocks = run.linked.values().map(|(_, at)| *at).min();
         let room = run.room.as_ref().map(Room::turn);
-        [engine, asked, fetching, clocks, room, run.untaken, run.again, run.writer.deadline()]
+        [engine, asked, fetching, clocks, room, run.untaken, run.again, run.writer.deadline(), self.proof_deadline()]
             .into_iter()
             .flatten()
             .min()
