@@ -16,7 +16,7 @@ export interface Status {
   };
   points: StatusPoint[];
   session: Running | null;
-  disk: { free: number; total: number; groups: number; bytes: number; lost: number; damaged: boolean };
+  disk: { free: number; total: number; groups: number; bytes: number; lost: number; damaged: boolean; alarm: boolean };
   clock: { against: string | null; offset_ms: number | null; error_ms: number | null };
 }
 
