@@ -36,21 +36,25 @@ impl Drawn {
 /// that took part has signed its last segment.
 pub fn draw(archive: &Archive, session: SessionId, all: bool, now_ms: u64) -> Result<Option<Drawn>, archive::Error> {
     let Some(head) = archive.head(&session)?.filter(|head| head.state == State::Ended) else { return Ok(None) };
-    let joined = joined(archive, &head)?;
-    let mut points = Vec::new();
-    // Before all of every chain is read: this is asked every few seconds.
+    let (mut points, mut silent) = (Vec::new(), Vec::new());
+    // Before all of every chain is read, and the journal: this is asked every few seconds.
     for member in head.points.iter().filter(|member| !head.was_removed(member.number)) {
         let chain = archive.segment_chain(&session, member.number, member.node)?;
-        if chain.is_empty() && !joined.contains(&member.number) {
-            continue;
-        }
-        if all && !chain.is_closed() {
-            return Ok(None);
-        }
-        if member.node != head.central {
-            points.push((member.number, member.node));
+        match (chain.is_empty(), chain.is_closed()) {
+            (true, _) => silent.push((member.number, member.node)),
+            (false, false) if all => return Ok(None),
+            (false, _) => points.push((member.number, member.node)),
         }
     }
+    if !silent.is_empty() {
+        let joined = joined(archive, &head)?;
+        silent.retain(|(number, _)| joined.contains(number));
+        if all && !silent.is_empty() {
+            return Ok(None);
+        }
+        points.append(&mut silent);
+    }
+    points.retain(|(_, node)| *node != head.central);
     let manifest = archive.draw_manifest(&head, now_ms)?;
     let same = archive.last_manifest(&session)?.filter(|last| last.content().says_what(&manifest));
     Ok(Some(Drawn { manifest, same, points }))
