@@ -640,6 +640,7 @@ impl Driver {
             }
         }
         self.scrub_look();
+        self.copies_look();
         self.log_numbers();
         let failed = tokio::task::block_in_place(|| self.studio.look(Instant::now()));
         if let Some(failed) = failed {

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use node::identity::{Identity, roster};
 use store::archive::Archive;
-use store::id::{GroupId, SessionId};
-use store::keys::SessionKey;
+use store::id::{GroupId, NodeId, SessionId};
+use store::keys::{NodeKey, SessionKey};
 use store::record::{Flags, Record, Writer};
-use store::roster::Right;
+use store::roster::{Membership, Revoked, Right};
 use store::seal::{Sealer, Start, Suite};
-use tests::office::{Office, SOON, alone};
+use store::signed::Signed;
+use tests::office::{Office, Point, SOON, alone};
 use tests::program::{Call, until};
 
 /// A manifest is signed, offered, fetched and signed for.
@@ -125,6 +127,69 @@ fn a_sender_of_other_bytes_is_found_out_and_another_used() {
     let copy = office.points[2].kept(&session);
     copy.must_have(&kept, "central");
     kept.must_have(&copy, "the holder");
+}
+
+#[test]
+fn when_central_is_shut_out_of_the_mesh_who_took_part_wins_another_holder() {
+    let _machine = alone();
+    let mut office = Office::of(&[
+        ("Trung tâm", &Right::ALL),
+        ("Xã Kim Thành", &[Right::Read, Right::Chair, Right::Hold]),
+        ("Kho lưu trữ", &[Right::Hold]),
+        ("Xã Tân Phú", &[Right::Hold]),
+    ]);
+    // The mesh anew, of an authority that can still sign.
+    let authority = NodeKey::generate();
+    let first = roster::load(&office.points[0].data, &node_of(&office.points[0].data)).expect("a roster");
+    let signed = Signed::sound(first.roster().content().clone(), &authority).expect("a good roster");
+    let first = Membership::new(signed, &authority.id()).expect("a good roster");
+    office.points.iter().for_each(|point| roster::save(&point.data, &first).expect("room for a roster"));
+
+    let port = office.points[0].run(&["--port", "0"]).own.mesh_port;
+    let peer = format!("127.0.0.1:{port}");
+    office.points[1..3].iter_mut().for_each(|point| drop(point.run(&["--port", "0", "--peer", &peer])));
+    until("central sees both", SOON, || {
+        (office.points[0].sees("Xã Kim Thành") && office.points[0].sees("Kho lưu trữ")).then_some(())
+    });
+    let call = Call::new(["session", "start", "--title", "Tiếp công dân", "--point", "Xã Kim Thành", "--json"]);
+    let started: node::control::Session = call.data(&office.points[0].data).json();
+    let (session, id) = (started.id.clone(), started.id.parse::<SessionId>().expect("an id"));
+    office.points[0].wait_for_all(&session);
+    office.points[0].wait_for_groups(24);
+    office.points[0].end_session();
+    until("two others hold all of it", COPIED_WITHIN, || {
+        (office.points[0].session(&session).holders == 2).then_some(())
+    });
+    office.points[..3].iter_mut().for_each(Point::stop);
+    let kept = office.points[0].kept(&session);
+
+    let mut next = first.next_roster(1);
+    let central = next.points.remove(0).node;
+    next.revoked.push(Revoked {
+        node: central,
+        name: "Trung tâm".into(),
+        reason: "mất máy".into(),
+        unix_ms: 1,
+        replaced_by: None,
+    });
+    let mut after = first.clone();
+    assert!(after.merge_roster(Signed::sound(next, &authority).expect("a good roster")).expect("the next roster"));
+    office.points[1..].iter().for_each(|point| roster::save(&point.data, &after).expect("room for a roster"));
+    let port = office.points[1].run(&["--port", "0"]).own.mesh_port;
+    let peer = format!("127.0.0.1:{port}");
+    office.points[2..].iter_mut().for_each(|point| drop(point.run(&["--port", "0", "--peer", &peer])));
+    until("another point holds all of it", COPIED_WITHIN, || {
+        (groups(&office.points[3].data, &id) == kept.groups.len() as u64
+            && office.points[1].session(&session).holders == 3)
+            .then_some(())
+    });
+    office.points[1..].iter_mut().for_each(Point::stop);
+    office.points[3].kept(&session).must_have(&kept, "central");
+}
+
+/// Who the machine on this folder is.
+fn node_of(data: &Path) -> NodeId {
+    Identity::load(data).expect("keys that `init` made").id()
 }
 
 /// A whole group with the name and the start of another, sealed with a key of the forger's own.

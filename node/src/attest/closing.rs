@@ -61,7 +61,7 @@ pub fn draw(archive: &Archive, session: SessionId, all: bool, now_ms: u64) -> Re
 }
 
 /// The points that took part: central, and whom the journal says joined.
-pub fn joined(archive: &Archive, head: &Head) -> Result<BTreeSet<PointNumber>, archive::Error> {
+fn joined(archive: &Archive, head: &Head) -> Result<BTreeSet<PointNumber>, archive::Error> {
     let mut joined: BTreeSet<_> = head.number(&head.central).into_iter().collect();
     for bytes in archive.journal(&head.id, 0)? {
         if let Ok(entry) = Signed::<Entry>::parse(bytes)

@@ -5,7 +5,8 @@
 //! assigned, everything else must be what the manifest or a signed segment names, and no group is written before its hash
 //! was compared.
 //!
-//! Only central looks after a session here; the others would need everybody's record, which central alone collects.
+//! Central looks after a session. Every other point that has its manifest is told what central is told, so that the next of
+//! those who took part can go on when central is gone; it first makes sure that it holds all of it itself.
 
 mod give;
 mod keep;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use store::access;
-use store::id::{GroupId, NodeId, SessionId};
+use store::id::{GroupId, Hash, NodeId, SessionId};
 use store::inventory::Have;
 use store::keys::NodeKey;
 use store::placement::COPIES;
@@ -37,13 +38,19 @@ use crate::media::FetchError;
 use crate::studio;
 use crate::wire::media::FETCH_LEN_MAX;
 use crate::wire::replica::Message;
-use keep::{assign, held, is_order, keep_receipt, receipt, sort, tended};
+use keep::{assign, held, is_order, keep_receipt, receipt, sort, succeed, tended};
 use learn::{Learnt, Listed};
 
 /// Questions about copies answered at once. Beyond, they are refused, and come again.
 const GIVES_MAX: usize = 16;
 /// How long copying pauses after a live group was left out for a slow line.
 const STRAIN: Duration = Duration::from_secs(10);
+/// How often sessions are looked for that ended since, in seconds.
+const LIST_SECONDS: u64 = 600;
+/// How often a point looks whether it has all of the sessions that were left to it; a multiple of [`LIST_SECONDS`].
+const SUCCEED_SECONDS: u64 = 3600;
+/// How often parts of records are forgotten that nobody asked for any more, in seconds.
+const RUNS_SECONDS: u64 = 30;
 const GIGABYTE: u64 = 1_000_000_000;
 
 /// What tasks tell the loop.
@@ -79,6 +86,10 @@ pub(super) struct Copying {
     /// The last assignment of what is being copied, and what its segments list.
     orders: BTreeMap<SessionId, Signed<Assignment>>,
     listed: BTreeMap<SessionId, Arc<Listed>>,
+    /// The last manifests that the part which looks after copies was told of.
+    known: BTreeMap<SessionId, Hash>,
+    /// Parts of records that were given lately.
+    runs: Arc<give::Runs>,
     /// What earlier runs did not finish, and whom to remind of it.
     unfinished: BTreeMap<SessionId, NodeId>,
     gives: Arc<Semaphore>,
@@ -99,6 +110,8 @@ impl Copying {
             offers: BTreeMap::new(),
             orders: BTreeMap::new(),
             listed: BTreeMap::new(),
+            known: BTreeMap::new(),
+            runs: Arc::default(),
             unfinished: BTreeMap::new(),
             gives: Arc::new(Semaphore::new(GIVES_MAX)),
             strained: None,
@@ -108,6 +121,15 @@ impl Copying {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         [self.care.deadline(), self.pulls.deadline(), self.strained].into_iter().flatten().min()
+    }
+}
+
+/// Tells the loop what was read of a session's copies.
+fn tell(told: &mpsc::Sender<Told>, session: SessionId, read: Result<Vec<Told>, store::archive::Error>) {
+    match read {
+        // The driver is gone when this fails.
+        Ok(inputs) => inputs.into_iter().for_each(|input| drop(told.blocking_send(input))),
+        Err(error) => tracing::error!(%session, %error, "who holds this session cannot be read"),
     }
 }
 
@@ -125,25 +147,44 @@ impl Driver {
                 Err(error) => return tracing::error!(%error, "which sessions have copies cannot be read"),
             };
             for head in heads {
-                let inputs =
-                    if head.central == me { tended(archive, &me, &head.id) } else { held(archive, &me, &head) };
-                match inputs {
-                    // The driver is gone when this fails.
-                    Ok(inputs) => inputs.into_iter().for_each(|input| drop(told.blocking_send(input))),
-                    Err(error) => tracing::error!(session = %head.id, %error, "who holds this session cannot be read"),
+                let theirs = if head.central == me { Ok(Vec::new()) } else { held(archive, &me, &head) };
+                tell(&told, head.id, tended(archive, &head.id));
+                tell(&told, head.id, theirs);
+            }
+        });
+    }
+
+    /// Once in a while: takes up sessions that ended since, and those that were left to this point.
+    pub(super) fn copies_look(&mut self) {
+        if self.looks.is_multiple_of(RUNS_SECONDS) {
+            self.copying.runs.forget(Instant::now());
+        }
+        let (lists, succeeds) = (self.looks.is_multiple_of(LIST_SECONDS), self.looks.is_multiple_of(SUCCEED_SECONDS));
+        if !lists {
+            return;
+        }
+        let (now, known) = (Instant::now(), self.copying.known.clone());
+        let mine = known.keys().filter(|session| succeeds && self.copying.care.is_turn_of(now, session, &self.me));
+        let mine: Vec<SessionId> = mine.copied().collect();
+        let (vault, told, key) = (self.vault.clone(), self.copying.told.clone(), self.identity.node.clone());
+        spawn_blocking(move || {
+            let archive = vault.archive();
+            let sessions = archive.sessions().map(|sessions| sessions.heads).unwrap_or_default();
+            for session in sessions.into_iter().map(|head| head.id) {
+                match archive.last_manifest(&session) {
+                    Ok(last) if last.as_ref().map(Signed::hash).as_ref() == known.get(&session) => {}
+                    Ok(_) => tell(&told, session, tended(archive, &session)),
+                    Err(error) => tell(&told, session, Err(error)),
                 }
             }
+            mine.into_iter().for_each(|session| tell(&told, session, succeed(archive, &key, session)));
         });
     }
 
     /// A manifest was signed: the session is over, and somebody should hold copies.
     pub(super) fn tend(&self, session: SessionId) {
-        let (vault, told, me) = (self.vault.clone(), self.copying.told.clone(), self.me);
-        spawn_blocking(move || match tended(vault.archive(), &me, &session) {
-            // The driver is gone when this fails.
-            Ok(inputs) => inputs.into_iter().for_each(|input| drop(told.blocking_send(input))),
-            Err(error) => tracing::error!(%session, %error, "who holds this session cannot be read"),
-        });
+        let (vault, told) = (self.vault.clone(), self.copying.told.clone());
+        spawn_blocking(move || tell(&told, session, tended(vault.archive(), &session)));
     }
 
     /// The points of the mesh, as placement sees them.
@@ -203,7 +244,12 @@ impl Driver {
     /// A task has an outcome.
     pub(super) fn told_of_copies(&mut self, told: Told) {
         match told {
-            Told::Care(input) => self.cared(input),
+            Told::Care(input) => {
+                if let care::Input::Closed { session, manifest, .. } = &input {
+                    self.copying.known.insert(*session, *manifest);
+                }
+                self.cared(input);
+            }
             Told::Pulls(input) => self.pulled(input),
             Told::Offered { order, took_part, reply } => {
                 let Assignment { session, manifest, bytes, ref senders, .. } = *order.content();
@@ -446,7 +492,10 @@ impl Driver {
         let who = Who::Node(from);
         let part = head.as_ref().map_or(Part::Unknown, |head| Part::of(head, &from));
         let deed = match &message {
-            Message::Offer { .. } => Deed::Assign(part),
+            Message::Offer { .. } => {
+                let succeeds = self.copying.care.is_turn_of(Instant::now(), &session, &from);
+                Deed::Assign { part, succeeds }
+            }
             Message::Holds { .. } | Message::Resumes { .. } | Message::Ask { .. } | Message::Lacks { .. } => {
                 Deed::Fetch { part, assigned: true }
             }
@@ -515,15 +564,21 @@ impl Driver {
             }
             Message::Ask { record, part: wanted, from: at, .. } => {
                 let order = Signed::<Assignment>::parse(record).ok();
-                let ordered = head.zip(order).filter(|(head, order)| is_order(order, session, head.central, from));
+                let ordered = head.zip(order).filter(|(head, order)| {
+                    let by = order.signer();
+                    let may = by == head.central || self.copying.care.is_turn_of(Instant::now(), &session, &by);
+                    may && is_order(order, session, by, from)
+                });
                 let Some((head, _)) = ordered else {
                     let _ = reply.send(Message::refused(session, "no assignment by that session's central").encode());
                     return;
                 };
                 self.media.assign(session, from, part);
+                let runs = Arc::clone(&self.copying.runs);
                 spawn_blocking(move || {
                     let _place = place;
-                    let answer = give::piece(vault.archive(), &head, wanted, at).unwrap_or_else(|error| {
+                    let given = runs.piece(vault.archive(), &head, wanted, at, Instant::now());
+                    let answer = given.unwrap_or_else(|error| {
                         tracing::error!(%session, error = sentence(&error), "a part of a record cannot be given");
                         Message::refused(session, "that part cannot be read here")
                     });
@@ -531,9 +586,10 @@ impl Driver {
                 });
             }
             Message::Lacks { .. } => {
+                let succeeds = self.copying.care.is_turn_of(Instant::now(), &session, &self.me);
                 spawn_blocking(move || {
                     let _place = place;
-                    let order = mend::allow(vault.archive(), &key, session, from).unwrap_or_else(|error| {
+                    let order = mend::allow(vault.archive(), &key, session, from, succeeds).unwrap_or_else(|error| {
                         tracing::error!(%session, error = sentence(&error), "who may fetch what it lost cannot be read");
                         Message::refused(session, "that session cannot be read here")
                     });

@@ -179,8 +179,13 @@ pub enum Deed<'a> {
     Send(Part, Tracks),
     /// Be sent live tracks.
     Receive(Part),
-    /// Want this point to hold a copy of a session.
-    Assign(Part),
+    /// Want this point to hold a copy of a session; `succeeds` if all are gone who look after the session before the node.
+    Assign {
+        /// What it is in the session.
+        part: Part,
+        /// Whether the session was left to it.
+        succeeds: bool,
+    },
     /// Fetch stored groups, or the session's record; `assigned` if whoever looks after the session wants the node to hold it.
     Fetch {
         /// What it is in the session.
@@ -325,8 +330,9 @@ fn node_may(members: &Members, node: &NodeId, deed: Deed<'_>) -> Result<(), Deni
             takes_part(part)?;
             if part == Part::Central { Ok(()) } else { has(Right::Relay).map_err(|_| Denied::Another) }
         }
-        Deed::Assign(part) => match part {
+        Deed::Assign { part, succeeds } => match part {
             Part::Central => Ok(()),
+            Part::Point if succeeds => Ok(()),
             // What nobody here knows can only be told by its central, which must have been allowed to chair.
             Part::Unknown => has(Right::Chair),
             Part::Point | Part::Removed | Part::Outside => Err(Denied::NotCentral),
@@ -393,7 +399,7 @@ fn point_may(members: &Members, deed: Deed<'_>) -> Result<(), Denied> {
         | Deed::Report(_)
         | Deed::Send(..)
         | Deed::Receive(_)
-        | Deed::Assign(_)
+        | Deed::Assign { .. }
         | Deed::Fetch { .. } => return Err(Denied::Entrance),
     };
     let has = members.points.get(&members.me).is_some_and(|me| me.rights.contains(&right));
@@ -418,7 +424,7 @@ fn roles(deed: Deed<'_>) -> Option<&'static [Role]> {
         | Deed::Report(_)
         | Deed::Send(..)
         | Deed::Receive(_)
-        | Deed::Assign(_)
+        | Deed::Assign { .. }
         | Deed::Fetch { .. } => None,
     }
 }

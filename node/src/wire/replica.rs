@@ -28,7 +28,7 @@ pub const REASON_MAX: usize = 300;
 
 /// A part of a session's record, as one run of bytes: records one after the other, each behind its length in four bytes, if
 /// nothing else is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Part {
     /// The head alone, as it is stored.
     Head,

@@ -13,11 +13,11 @@ use store::record::Record;
 use store::session::{Head, State};
 use store::signed::Signed;
 use store::verify::sentence;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::Told;
 use super::learn::{self, Listed};
-use crate::attest::closing;
 use crate::driver::unix_ms;
 use crate::engine::replica::{care, pull};
 use crate::media::{FetchError, Fetched};
@@ -51,13 +51,14 @@ pub(super) fn sort(fetched: Vec<Fetched>, listed: &Listed, absent: &mut Have) ->
     Ok(records)
 }
 
-/// What there is to look after in a session, if this node is its central and has signed its manifest.
-pub(super) fn tended(archive: &Archive, me: &NodeId, session: &SessionId) -> Result<Vec<Told>, archive::Error> {
-    let Some(head) = archive.head(session)?.filter(|head| head.central == *me && head.state == State::Ended) else {
+/// What is known of a session that is over and of who holds it. Every node that has its manifest is told, as each may come
+/// to look after it.
+pub(super) fn tended(archive: &Archive, session: &SessionId) -> Result<Vec<Told>, archive::Error> {
+    let Some(head) = archive.head(session)?.filter(|head| head.state == State::Ended) else {
         return Ok(Vec::new());
     };
     let Some(signed) = archive.last_manifest(session)? else { return Ok(Vec::new()) };
-    let owners = owners(archive, &head)?;
+    let owners = owners(&head, signed.content());
     let mut told = vec![Told::Care(care::Input::Closed { session: *session, manifest: signed.hash(), owners })];
     for received in archive.receipts(session)? {
         let (node, manifest) = (received.receipt.signer(), received.receipt.content().manifest);
@@ -84,11 +85,31 @@ pub(super) fn held(archive: &Archive, me: &NodeId, head: &Head) -> Result<Vec<To
     Ok(told)
 }
 
-/// Central, then who took part.
-fn owners(archive: &Archive, head: &Head) -> Result<Vec<NodeId>, archive::Error> {
-    let joined = closing::joined(archive, head)?;
-    let points = head.present().filter(|member| joined.contains(&member.number)).map(|member| member.node);
-    Ok(std::iter::once(head.central).chain(points.filter(|node| *node != head.central)).collect())
+/// Central, then who took part, in the order of the head. By the manifest alone, so that all who have it say the same.
+pub(super) fn owners(head: &Head, manifest: &Manifest) -> Vec<NodeId> {
+    let signed = |point| manifest.chain(point).is_some_and(|end| end.segments > 0);
+    let points = head.present().filter(|member| signed(member.number)).map(|member| member.node);
+    std::iter::once(head.central).chain(points.filter(|node| *node != head.central)).collect()
+}
+
+/// What a point does that has come to look after a session of another central: it makes a copy of its own, if it has not all of
+/// it, or not any more.
+pub(super) fn succeed(archive: &Archive, key: &NodeKey, session: SessionId) -> Result<Vec<Told>, archive::Error> {
+    let me = key.id();
+    let Some(head) = archive.head(&session)?.filter(|head| head.central != me) else { return Ok(Vec::new()) };
+    let Some(manifest) = archive.last_manifest(&session)?.map(|manifest| manifest.hash()) else {
+        return Ok(Vec::new());
+    };
+    if receipt(archive, key, session, manifest)?.is_some() {
+        let input = care::Input::Receipt { session, manifest, node: me, age: Duration::ZERO };
+        return Ok(vec![Told::Care(input)]);
+    }
+    let taken = Told::Care(care::Input::Answered { session, node: me, answer: care::Answer::Taken });
+    let took_part = head.number(&me).is_some();
+    let order = assign(archive, key, session, me)?;
+    // Nobody waits for the answer.
+    let own = order.map(|order| Told::Offered { order, took_part, reply: oneshot::channel().0 });
+    Ok(std::iter::once(taken).chain(own).collect())
 }
 
 fn sum(manifest: &Manifest) -> (u64, u64) {
@@ -108,7 +129,7 @@ pub(super) fn assign(
     };
     let (_, bytes) = sum(manifest.content());
     let holders = archive.holders(&session)?;
-    let mut senders: Vec<NodeId> = owners(archive, &head)?;
+    let mut senders: Vec<NodeId> = owners(&head, manifest.content());
     senders.extend(holders.into_iter().filter(|node| head.number(node).is_none()));
     senders.retain(|node| *node != holder);
     senders.truncate(SENDERS_MAX);

@@ -73,8 +73,10 @@ pub(super) async fn learn(
             listed.insert((track, group.seq), group.clone());
         }
     }
-    // What central could not get either is no part of what the manifest counts.
-    let kept = match record.head.central == from {
+    // What central could not get either is no part of what the manifest counts; of others, who took part may have less.
+    let head = &record.head;
+    let whole = from == head.central || from == order.signer() || head.number(&from).is_none();
+    let kept = match whole {
         true => Some(survey(&mesh, &order, from, &tracks(&listed)).await?),
         false => None,
     };
@@ -133,8 +135,11 @@ async fn fetch(mesh: &Mesh, order: &Signed<Assignment>, from: NodeId, left: &mut
         return Err("the head is not the one the manifest names".to_owned());
     }
     let by_central = manifests.iter().all(|manifest| manifest.signer() == head.central);
-    if !by_central || order.signer() != head.central || head.state != State::Ended {
-        return Err("the manifest is not by the session's central, or the session is not over".to_owned());
+    let by = order.signer();
+    if !by_central || (by != head.central && !head.takes_part(&by)) || head.state != State::Ended {
+        return Err(
+            "the manifest or the assignment is not by the session's central, or the session is not over".to_owned()
+        );
     }
     let mut chain = journal::Chain::new(session, head.central);
     let entries: Vec<Signed<Entry>> = parse(&run(mesh, order, from, Part::Journal, left).await?)?;

@@ -19,7 +19,7 @@ use store::verify::sentence;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::keep::{assign, is_order, sort};
+use super::keep::{assign, is_order, owners, sort};
 use super::learn::{self, Listed};
 use crate::driver::Driver;
 use crate::engine::replica::pull::{FETCH_GROUPS, Groups};
@@ -106,18 +106,40 @@ impl Mender {
             let order = order.map_err(|error| error.to_string())?.map_err(|error| sentence(&error))?;
             return order.ok_or_else(|| "the session has no manifest yet".to_owned());
         }
-        let answer = self.mesh.ask(head.central, Message::Lacks { session }.encode()).await;
-        let answer = answer.map_err(|error| format!("central is not reached: {}", sentence(&error)))?;
+        let vault = self.vault.clone();
+        let manifest = spawn_blocking(move || vault.archive().last_manifest(&session)).await;
+        let manifest = manifest.map_err(|error| error.to_string())?.map_err(|error| sentence(&error))?;
+        let manifest = manifest.ok_or_else(|| "the session has no manifest yet".to_owned())?;
+        let mut failed = String::new();
+        for by in owners(head, manifest.content()) {
+            if by == me {
+                // All before this point are gone, or they would have answered; whether others think so too they say.
+                let (vault, key) = (self.vault.clone(), self.key.clone());
+                let order = spawn_blocking(move || assign(vault.archive(), &key, session, me)).await;
+                let order = order.map_err(|error| error.to_string())?.map_err(|error| sentence(&error))?;
+                return order.ok_or(failed);
+            }
+            match self.ask_order(session, by).await {
+                Ok(order) => return Ok(order),
+                Err(why) => failed = why,
+            }
+        }
+        Err(failed)
+    }
+
+    async fn ask_order(&self, session: SessionId, by: NodeId) -> Result<Signed<Assignment>, String> {
+        let answer = self.mesh.ask(by, Message::Lacks { session }.encode()).await;
+        let answer = answer.map_err(|error| format!("{} is not reached: {}", by.short(), sentence(&error)))?;
         match Message::decode(&answer).map_err(|error| sentence(&error))? {
             Message::Order { record, .. } => {
                 let order = Signed::<Assignment>::parse(record).map_err(|error| sentence(&error))?;
-                match is_order(&order, session, head.central, me) {
+                match is_order(&order, session, by, self.key.id()) {
                     true => Ok(order),
-                    false => Err("central answered with another's assignment".to_owned()),
+                    false => Err(format!("{} answered with another's assignment", by.short())),
                 }
             }
             Message::Refused { reason, .. } => Err(reason),
-            _ => Err("central answered something else".to_owned()),
+            _ => Err(format!("{} answered something else", by.short())),
         }
     }
 
@@ -196,18 +218,20 @@ fn wanted(archive: &Archive, session: SessionId) -> Result<Option<Wanted>, archi
     Ok((!groups.is_empty()).then_some(Wanted { head, listed: Arc::new(listed), groups }))
 }
 
-/// The answer to a point that lost something of a session: an assignment, if it had a part in it or signed for all of it.
+/// The answer to a point that lost something of a session: an assignment, if it had a part in it or signed for all of it,
+/// and if this one is its central or the session was left to it.
 pub(super) fn allow(
     archive: &Archive,
     key: &NodeKey,
     session: SessionId,
     from: NodeId,
+    succeeds: bool,
 ) -> Result<Message, archive::Error> {
     let Some(head) = archive.head(&session)? else {
         return Ok(Message::refused(session, "that session is not here"));
     };
-    if head.central != key.id() {
-        return Ok(Message::refused(session, "this point is not that session's central"));
+    if head.central != key.id() && !succeeds {
+        return Ok(Message::refused(session, "this point does not look after that session"));
     }
     let had_part = matches!(Part::of(&head, &from), Part::Point | Part::Central);
     let signed_for = || -> Result<bool, archive::Error> {

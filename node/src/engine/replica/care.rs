@@ -6,9 +6,10 @@
 //! confirmed within a day, the recording may be one fire away from being lost: then somebody who is awake takes one at once.
 //! Who comes back after being replaced is counted again; nothing is deleted because there is too much of it.
 //!
-//! One node looks after a session: central, and if it is silent for seven days, the next of those who took part, in the
-//! order of the session's head. All of them know the session, so nobody has to be told; should two act at once for a
-//! while, there are a few copies more.
+//! One node looks after a session: central, and if it is silent for seven days or is no point of the mesh any more, the next
+//! of those who took part, in the order of the session's head. All of them have its manifest, so nobody has to be told;
+//! should two act at once for a while, there are a few copies more. Who comes to look after a session so has not heard of
+//! its holders for long, since they told central; it asks them first, and only after an hour makes others.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -173,6 +174,8 @@ struct Tended {
     owners: Vec<NodeId>,
     holders: BTreeMap<NodeId, Holder>,
     look_at: Instant,
+    /// Since when this node looks after it.
+    mine: Option<Instant>,
 }
 
 /// What is known of a node and a session.
@@ -302,7 +305,7 @@ impl Care {
     }
 
     fn closed(&mut self, now: Instant, session: SessionId, manifest: Hash, owners: Vec<NodeId>) {
-        let fresh = || Tended { manifest, owners: Vec::new(), holders: BTreeMap::new(), look_at: now };
+        let fresh = || Tended { manifest, owners: Vec::new(), holders: BTreeMap::new(), look_at: now, mine: None };
         let tended = self.sessions.entry(session).or_insert_with(fresh);
         tended.owners = owners;
         if tended.manifest != manifest {
@@ -361,10 +364,20 @@ impl Care {
         self.ask(node);
     }
 
-    /// Whether this node is the one that looks after a session of these owners.
-    fn is_mine(&self, now: Instant, owners: &[NodeId]) -> bool {
-        let before = owners.iter().take_while(|owner| **owner != self.me);
-        owners.contains(&self.me) && before.into_iter().all(|owner| self.silence(now, owner) >= SILENCE_MAX)
+    /// Whether it is for `node` to look after a session, as far as this one can tell: all before it are gone.
+    pub fn is_turn_of(&self, now: Instant, session: &SessionId, node: &NodeId) -> bool {
+        self.sessions.get(session).is_some_and(|tended| self.succeeds(now, &tended.owners, node))
+    }
+
+    fn succeeds(&self, now: Instant, owners: &[NodeId], node: &NodeId) -> bool {
+        let mut before = owners.iter().take_while(|owner| *owner != node);
+        owners.contains(node) && before.all(|owner| self.is_gone(now, owner))
+    }
+
+    /// Whether nothing is to be expected of a node. This one is always there.
+    fn is_gone(&self, now: Instant, node: &NodeId) -> bool {
+        let left = !self.nodes.is_empty() && !self.nodes.contains_key(node);
+        *node != self.me && (left || self.silence(now, node) >= SILENCE_MAX)
     }
 
     /// How long nothing was heard of a node.
@@ -381,7 +394,9 @@ impl Care {
         let Some(mut tended) = self.sessions.remove(&session) else { return };
         self.due.remove(&(tended.look_at, session));
         tended.look_at = now + LOOK_EVERY + self.dice.part(LOOK_EVERY / 8, &session, &self.me, 0);
-        if self.is_mine(now, &tended.owners) {
+        let is_mine = self.succeeds(now, &tended.owners, &self.me);
+        tended.mine = tended.mine.or(Some(now)).filter(|_| is_mine);
+        if is_mine {
             tended.holders.retain(|node, _| self.nodes.contains_key(node));
             let wanted = self.wanted(now, &session, &tended);
             for &node in &wanted {
@@ -412,16 +427,25 @@ impl Care {
 
     /// Who should hold a session beside those that are counted on.
     fn wanted(&self, now: Instant, session: &SessionId, tended: &Tended) -> Vec<NodeId> {
-        // Central has all; who looks after a session in its place has only its own part.
-        let own = usize::from(tended.owners.first() == Some(&self.me));
-        let within = |span| tended.holders.values().filter(|holder| holder.counts(now, span)).count() + own;
+        let me = self.me;
+        let is_central = tended.owners.first() == Some(&me);
+        // Central has all; who looks after a session in its place has only its own part, unless it signed for the rest.
+        let signed = tended.holders.get(&me).is_some_and(|holder| holder.signed.is_some());
+        let own = usize::from(is_central || signed);
+        let others = || tended.holders.iter().filter(|(node, _)| **node != me);
+        let within = |span| others().filter(|(_, holder)| holder.counts(now, span)).count() + own;
         let (fresh, kept) = (within(FRESH), within(SILENCE_MAX));
+        let stale = |holder: &Holder| holder.counted().is_some() && !holder.counts(now, SILENCE_MAX);
+        let is_new = tended.mine.is_some_and(|since| now.saturating_duration_since(since) < LOOK_EVERY);
+        if is_new && !is_central && others().any(|(_, holder)| stale(holder)) {
+            return Vec::new();
+        }
         let awake = COPIES_LEAST.min(self.copies).saturating_sub(fresh);
         let all = self.copies.saturating_sub(kept);
         if awake == 0 && all == 0 {
             return Vec::new();
         }
-        let counted = tended.holders.iter().filter(|(_, holder)| holder.counts(now, SILENCE_MAX));
+        let counted = others().filter(|(_, holder)| holder.counts(now, SILENCE_MAX));
         let zone = |node: &NodeId| self.nodes.get(node).map(|node| node.zone.as_str());
         let own = Some(self.me).filter(|_| own == 1);
         let zones: Vec<&str> = counted.map(|(node, _)| *node).chain(own).filter_map(|node| zone(&node)).collect();

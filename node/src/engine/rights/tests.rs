@@ -162,10 +162,13 @@ fn the_right_read_fetches_what_one_took_part_in() {
 
 #[test]
 fn only_central_says_who_is_to_hold_a_session() {
-    nodes(Deed::Assign(Part::Central), |_| Ok(()));
-    nodes(Deed::Assign(Part::Unknown), with(Right::Chair));
+    let assign = |part, succeeds| Deed::Assign { part, succeeds };
+    nodes(assign(Part::Central, false), |_| Ok(()));
+    nodes(assign(Part::Unknown, false), with(Right::Chair));
+    nodes(assign(Part::Point, true), |_| Ok(()));
+    nodes(assign(Part::Removed, true), |_| Err(Denied::NotCentral));
     for part in [Part::Point, Part::Removed, Part::Outside] {
-        nodes(Deed::Assign(part), |_| Err(Denied::NotCentral));
+        nodes(assign(part, false), |_| Err(Denied::NotCentral));
     }
 }
 

@@ -251,6 +251,47 @@ fn when_central_is_silent_for_seven_days_the_next_point_looks_after_its_sessions
     assert_eq!(world.asked(), [].into(), "central is back");
 }
 
+/// The second of those who took part, and all others but central online.
+fn successor() -> World {
+    let mut world = World::new(20);
+    world.care = Care::new(id(1), placement::COPIES, Dice::new(2));
+    let node = |number: u16| (id(number), Node { zone: number.to_string(), holds: true, holds_own: true });
+    world.tell(Input::Mesh { nodes: (0..20).map(node).collect() });
+    (2..20).for_each(|number| world.up(number));
+    world.close();
+    world
+}
+
+#[test]
+fn whoever_comes_to_look_after_a_session_asks_those_who_held_it_before_it_makes_new_copies() {
+    let mut world = successor();
+    for number in [1, 2, 9] {
+        let age = Duration::ZERO;
+        world.tell(Input::Receipt { session: session(1), manifest: manifest(1), node: id(number), age });
+    }
+    world.pass(7 * DAY + 2 * HOUR);
+    assert_eq!(world.asked(), [2, 9].map(id).into(), "nobody else, as they still have it");
+    world.says.insert(id(9), Answer::Refused);
+    world.pass(DAY);
+    let asked = world.asked();
+    assert_eq!((asked.len(), asked.contains(&id(9))), (3, true), "one more in its place");
+}
+
+#[test]
+fn a_central_that_is_no_point_any_more_is_not_waited_for() {
+    let mut world = successor();
+    world.up(0);
+    world.pass(HOUR);
+    assert_eq!(world.asked(), [].into(), "central is there");
+    let node = |number: u16| (id(number), Node { zone: number.to_string(), holds: true, holds_own: true });
+    world.tell(Input::Mesh { nodes: (1..20).map(node).collect() });
+    assert_eq!(world.holders().len(), 3, "its own copy is known to nobody yet");
+    assert!(world.care.is_turn_of(world.now, &session(1), &id(1)));
+    assert!(!world.care.is_turn_of(world.now, &session(1), &id(2)), "one before it is there");
+    assert!(!world.care.is_turn_of(world.now, &session(1), &id(15)), "it had no part in it");
+    assert!(!world.care.is_turn_of(world.now, &session(2), &id(1)), "nothing is known of that one");
+}
+
 #[test]
 fn a_holder_of_many_sessions_is_asked_for_one_at_a_time() {
     let mut care = Care::new(id(0), placement::COPIES, Dice::new(1));
