@@ -1,5 +1,5 @@
-//! The room's page, for a browser on this same machine: what this point is, who is there, what runs; and, for those who
-//! log in, starting and ending sessions and reading the access log.
+//! The room's page, for a browser on this same machine: what this point is, who is there, what runs, live sound and
+//! picture; and, for those who log in, starting and ending sessions and reading the access log.
 //!
 //! What it shows without an account it shows to whoever stands in the room anyway. It listens on loopback only, for
 //! without TLS a password would cross the network in the clear, and it answers only requests that the page itself can have
@@ -10,8 +10,10 @@
 
 mod desk;
 mod guard;
+mod openapi;
 mod page;
 mod people;
+mod room;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -23,13 +25,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::Router;
 use axum::extract::State;
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::access;
 use crate::accounts::Accounts;
+use crate::browser::Browser;
 use crate::config::{self, Port};
 use crate::control::{self, Call, Request};
 use crate::engine::lockout::Lockout;
@@ -65,7 +68,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Console {
     at: SocketAddr,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 /// What the page works with.
@@ -77,6 +80,8 @@ pub struct Parts {
     pub accounts: Arc<Accounts>,
     /// Where it is written down.
     pub log: access::Log,
+    /// Who shows live sound and picture.
+    pub browser: Browser,
 }
 
 /// What every request may need.
@@ -91,6 +96,13 @@ struct Desk {
     lockout: Mutex<Lockout>,
     waiting: Arc<Semaphore>,
     turn: Semaphore,
+    browser: Browser,
+    /// Places for pages that are told of changes.
+    sockets: Arc<Semaphore>,
+    /// A page came that wants to be told.
+    attended: Notify,
+    /// The room as pages were told last.
+    changes: watch::Sender<Option<Arc<control::room::State>>>,
 }
 
 impl Desk {
@@ -120,9 +132,15 @@ impl Console {
             lockout: Mutex::default(),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             turn: Semaphore::new(CHECKED_MAX),
+            browser: parts.browser,
+            sockets: Arc::new(Semaphore::new(room::SOCKETS_MAX)),
+            attended: Notify::new(),
+            changes: watch::Sender::new(None),
         };
-        let task = tokio::spawn(serve::serve(listener, router(Arc::new(desk)), parts.log));
-        Ok(Self { at, task })
+        let desk = Arc::new(desk);
+        let look = tokio::spawn(room::look(Arc::clone(&desk)));
+        let serve = tokio::spawn(serve::serve(listener, router(desk), parts.log));
+        Ok(Self { at, tasks: [serve, look] })
     }
 
     /// What to type into the browser.
@@ -133,7 +151,7 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -155,6 +173,11 @@ fn router(desk: Arc<Desk>) -> Router {
     Router::new()
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
+        .route("/api/openapi.json", get(openapi::document))
+        .route("/api/state", get(room::state))
+        .route("/api/live", get(room::live))
+        .route("/api/whep/{place}", post(room::watch).delete(room::leave))
+        .route("/api/whep/{place}/layer", put(room::layer))
         .route("/api/status", get(kiosk(Request::Status)))
         .route("/api/stats", get(kiosk(Request::Stats)))
         .route("/api/login", post(people::login))

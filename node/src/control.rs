@@ -12,6 +12,7 @@ pub mod access;
 mod answer;
 mod disk;
 mod lock;
+pub mod room;
 pub mod scrub;
 pub mod session;
 
@@ -64,6 +65,8 @@ const ROOT: u32 = 0;
 pub enum Request {
     /// Who am I, who is there, what runs. Answered by [`Response::Status`].
     Status,
+    /// What the room's page shows all the time. Answered by [`Response::Room`].
+    Room,
     /// Start a session with this point as central. No points named means every point of the roster.
     /// Answered by [`Response::Session`].
     SessionStart {
@@ -154,6 +157,8 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Room`].
+    Room(Box<room::State>),
     /// To a request about one session.
     Session(Box<Session>),
     /// To [`Request::SessionList`].

@@ -15,12 +15,13 @@ mod manifest;
 mod porch;
 mod recall;
 mod replica;
+mod room;
 mod scrub;
 
 #[cfg(test)]
 pub(crate) use gate::deed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,15 +29,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use codec::production;
 use store::access::{Deed, Door, What, Who};
-use store::id::{NodeId, SessionId};
+use store::id::{NodeId, SessionId, TrackId};
 use store::journal::{Chain, LeftReason};
 use store::roster::Membership;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::access;
 use crate::accounts::{self, Accounts};
 use crate::attest::Signer;
+use crate::browser::{Browser, Wish};
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
@@ -51,11 +53,13 @@ use crate::join::{door, invite};
 use crate::media::{self, Media};
 use crate::mesh::{self, Mesh};
 use crate::secret::Secret;
+use crate::studio::stage::Stage;
 use crate::studio::{self, Keys, Shown, Studio};
 use crate::unwritten::Unwritten;
 use crate::vault::{self, Vault};
 use porch::Porch;
 use replica::Copying;
+use room::Presence;
 use scrub::Scrubbing;
 
 /// Commands waiting for the loop. Beyond, callers wait.
@@ -165,6 +169,7 @@ struct Events {
     manifests: mpsc::Receiver<closing::Input>,
     records: mpsc::Receiver<evidence::Given>,
     copies: mpsc::Receiver<replica::Told>,
+    wishes: mpsc::Receiver<Wish>,
     scrub: mpsc::Receiver<scrub::Told>,
     porch: mpsc::Receiver<door::Input>,
 }
@@ -206,6 +211,13 @@ struct Driver {
     access: access::Log,
     accounts: Arc<Accounts>,
     console: Console,
+    /// What is live, for browsers.
+    stage: Stage,
+    /// The tracks that the room's page watches: now, and as carried out last.
+    watched: watch::Receiver<BTreeSet<TrackId>>,
+    watching: BTreeSet<TrackId>,
+    /// Since when the points of the running session are there.
+    presence: Presence,
     inputs: mpsc::Sender<Input>,
     studio_events: mpsc::Sender<studio::Event>,
     /// Ends of the journals we write.
@@ -325,7 +337,11 @@ impl Driver {
         };
         let (mesh, from_mesh) = Mesh::start(&identity.node, settings)?;
         let accounts = Arc::new(Accounts::load(&config.data)?);
-        let parts = console::Parts { handler: calls, accounts: Arc::clone(&accounts), log: access.clone() };
+        let stage = Stage::default();
+        let started = Browser::start(config.console.address, stage.clone()).await;
+        let (browser, from_browsers) = started.map_err(system("a UDP socket for the room's page"))?;
+        let watched = browser.wanted();
+        let parts = console::Parts { handler: calls, accounts: Arc::clone(&accounts), log: access.clone(), browser };
         let console = Console::start(&config.console, parts).await?;
 
         let (inputs, from_tasks) = mpsc::channel(INPUTS_MAX);
@@ -344,6 +360,7 @@ impl Driver {
                 source: config.room.source.clone(),
                 production: production::Config { group: GROUP, ..production::Config::default() },
                 watch: config.room.watch,
+                stage: stage.clone(),
             },
             media.clone(),
             vault.clone(),
@@ -394,6 +411,10 @@ impl Driver {
             access,
             accounts,
             console,
+            stage,
+            watched,
+            watching: BTreeSet::new(),
+            presence: Presence::default(),
             inputs,
             studio_events,
             chains: BTreeMap::new(),
@@ -423,6 +444,7 @@ impl Driver {
             manifests: from_closing,
             records: from_points,
             copies: from_copying,
+            wishes: from_browsers,
             scrub: from_scrubbing,
             porch: from_porch,
         };
@@ -462,6 +484,8 @@ impl Driver {
                 Some(event) = events.manifests.recv() => self.close_record(event),
                 Some(given) = events.records.recv() => self.given(given),
                 Some(event) = events.copies.recv() => self.told_of_copies(event),
+                Some(wish) = events.wishes.recv() => self.wished(wish),
+                Ok(()) = self.watched.changed() => self.rewatch(),
                 Some(event) = events.scrub.recv() => self.scrub(event),
                 Some(event) = events.porch.recv() => self.knocked(event),
                 Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod accounts;
 pub mod attest;
+pub mod browser;
 pub mod config;
 pub mod console;
 pub mod control;

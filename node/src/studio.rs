@@ -8,8 +8,9 @@
 
 mod arrive;
 mod latency;
-mod order;
+pub(crate) mod order;
 mod room;
+pub mod stage;
 mod timeline;
 mod watch;
 
@@ -25,11 +26,12 @@ use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::keys::{Epoch, SessionKey};
 use store::record::Record;
 use store::seal::Opener;
-use store::session::Head;
+use store::session::{Head, State};
 use tokio::sync::mpsc;
 
 use self::arrive::Arrival;
 use self::room::{Room, Setup};
+use self::stage::Stage;
 use self::timeline::Timeline;
 use self::watch::Watch;
 use crate::engine::clock::Line;
@@ -62,6 +64,8 @@ pub struct Config {
     pub production: production::Config,
     /// Whether what others send is decoded.
     pub watch: bool,
+    /// Where browsers find what is live.
+    pub stage: Stage,
 }
 
 /// What the studio tells the driver.
@@ -136,6 +140,16 @@ pub struct Studio {
     room: Option<Room>,
     /// What to start again when its source is back, and when to try.
     waiting: Option<Waiting>,
+    thumb: Thumb,
+}
+
+/// Who wants our small picture layer, which is made only then.
+#[derive(Clone, Copy, Debug, Default)]
+struct Thumb {
+    /// Neighbours, in this session.
+    neighbours: Option<SessionId>,
+    /// This room's page.
+    page: bool,
 }
 
 /// A room that will publish once its source can be opened.
@@ -164,7 +178,16 @@ struct Scene {
 impl Studio {
     /// A studio in no session. `events` must be drained.
     pub fn new(config: Config, media: Media, vault: Vault, events: mpsc::Sender<Event>) -> Studio {
-        Studio { config, media, vault, events, sessions: BTreeMap::new(), room: None, waiting: None }
+        Studio {
+            config,
+            media,
+            vault,
+            events,
+            sessions: BTreeMap::new(),
+            room: None,
+            waiting: None,
+            thumb: Thumb::default(),
+        }
     }
 
     /// A session whose tracks may arrive. `keeps`: whether groups of others are stored here. Again for a session that has
@@ -177,7 +200,10 @@ impl Studio {
         }
         let opener = Arc::new(opener);
         if let Some(room) = self.room.as_ref().filter(|room| room.session() == head.id) {
-            room.renew(&head, &keys);
+            room.renew(&head, &keys, &opener);
+        }
+        if head.state == State::Open {
+            self.show(&head);
         }
         match self.sessions.entry(head.id) {
             Entry::Occupied(mut known) => {
@@ -193,7 +219,14 @@ impl Studio {
 
     /// The session is over here: nobody watches it any more.
     pub fn close(&mut self, session: SessionId) {
+        self.config.stage.close_if(session);
         self.sessions.remove(&session);
+    }
+
+    /// From now on browsers may watch the points of this session.
+    fn show(&self, head: &Head) {
+        let points = head.points.iter().map(|point| point.number).filter(|number| !head.was_removed(*number));
+        self.config.stage.open(head.id, points.collect());
     }
 
     /// Session time from now on.
@@ -217,6 +250,7 @@ impl Studio {
 
     /// Stops publishing; [`Stopped::finish`] the room on a thread that may block.
     pub fn unpublish(&mut self, session: SessionId) -> Option<Stopped> {
+        self.config.stage.close_if(session);
         self.waiting.take_if(|waiting| waiting.session == session);
         let room = self.room.take_if(|room| room.session() == session)?;
         Some(Stopped { room })
@@ -248,11 +282,15 @@ impl Studio {
             reserved,
             production: self.config.production,
             timeline: scene.timeline.clone(),
+            opener: Arc::clone(&scene.opener),
+            stage: self.config.stage.clone(),
             media: self.media.clone(),
             vault: self.vault.clone(),
             events: self.events.clone(),
         };
+        self.show(&scene.head);
         self.room = Some(Room::start(source, setup)?);
+        self.make_thumb();
         Ok(())
     }
 
@@ -264,15 +302,31 @@ impl Studio {
         let inbox = self.config.watch.then(|| scene.watch(node, &self.media)).flatten();
         let keep = scene.keeps.then(|| self.vault.clone());
         let opener = Arc::clone(&scene.opener);
+        self.config.stage.begin(reader.again(), Arc::clone(&opener));
         tokio::spawn(Arrival { keep, inbox, opener, events: self.events.clone() }.follow(reader));
     }
 
-    /// Somebody wants an own track live, or nobody does.
-    pub fn wanted(&self, session: SessionId, track: TrackId, wanted: bool) {
+    /// Some neighbour wants an own track live, or none does.
+    pub fn wanted(&mut self, session: SessionId, track: TrackId, wanted: bool) {
         // Sound and the recorded picture are made in any case.
-        if let Some(room) = self.room_of(session, track)
-            && track.kind() == TrackKind::Thumb
-        {
+        if track.kind() == TrackKind::Thumb {
+            match wanted {
+                true => self.thumb.neighbours = Some(session),
+                false => drop(self.thumb.neighbours.take_if(|known| *known == session)),
+            }
+            self.make_thumb();
+        }
+    }
+
+    /// This room's own page wants our small picture, or does not.
+    pub fn page_wants_thumb(&mut self, wanted: bool) {
+        self.thumb.page = wanted;
+        self.make_thumb();
+    }
+
+    fn make_thumb(&self) {
+        if let Some(room) = &self.room {
+            let wanted = self.thumb.page || self.thumb.neighbours == Some(room.session());
             room.production().enable(Layer::Thumb, wanted);
         }
     }

@@ -108,6 +108,7 @@ impl Desk {
 pub(super) fn said(answer: Answer) -> Result<Response, Refusal> {
     Ok(match answer {
         Answer::Status(status) => Json(status).into_response(),
+        Answer::Room(state) => Json(state).into_response(),
         Answer::Stats(stats) => Json(stats).into_response(),
         Answer::Session(session) => Json(session).into_response(),
         Answer::Sessions { sessions } => Json(sessions).into_response(),

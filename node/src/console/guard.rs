@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, ORIGIN, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, ORIGIN, REFERRER_POLICY, RETRY_AFTER, UPGRADE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -23,8 +23,8 @@ use store::access::{Deed, Door, What, Who};
 use super::Desk;
 
 /// The page's own files and nothing else, no script or style within a page; it asks nobody but us.
-const POLICY: &str =
-    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'self'; media-src 'self' blob: mediastream:; object-src 'none'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
 /// Who began the request, in the browser's words (Fetch Metadata, W3C).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -103,7 +103,9 @@ fn check(method: &Method, headers: &HeaderMap) -> Result<(), &'static str> {
     let Some(host) = text(HOST).filter(|host| is_loopback(host)) else {
         return Err("this page is for a browser on the same machine");
     };
-    if [Method::GET, Method::HEAD].contains(method) {
+    // Browsers let any page open a WebSocket to anywhere and read what comes, but say which page it was (RFC 6455 10.2).
+    let reads = [Method::GET, Method::HEAD].contains(method) && !headers.contains_key(UPGRADE);
+    if reads {
         return Ok(());
     }
     let site = text(SEC_FETCH_SITE);
@@ -169,5 +171,12 @@ mod tests {
             assert!(!passes(method.clone(), &[ours, ("sec-fetch-site", "cross-site")]), "{method}");
         }
         assert!(passes(Method::GET, &[]));
+        // A WebSocket begins as a request to read.
+        let socket = ("upgrade", "websocket");
+        assert!(passes(Method::GET, &[ours, socket]));
+        assert!(!passes(Method::GET, &[socket]));
+        for header in foreign {
+            assert!(!passes(Method::GET, &[socket, header]), "{header:?}");
+        }
     }
 }

@@ -4,6 +4,9 @@
 //! request's head and body come within a time or not at all, and no connection lives for ever, so one that reads its
 //! answer a byte a second gives its place back too. What is refused here never comes to the guard, so it is written into the
 //! access log here.
+//!
+//! A WebSocket leaves its connection's place with the answer that begins it; how many there are and how long they may be
+//! silent is for `console/room.rs` to say.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -77,7 +80,7 @@ async fn attend(stream: TcpStream, from: SocketAddr, pages: Router, log: &Log) {
     let stream = Heard { stream, begun: begun.clone() };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let ended = match timeout(LIFE, connection.as_mut()).await {
         Ok(ended) => ended,
         Err(_) => {

@@ -15,6 +15,7 @@ use super::*;
 use crate::accounts::Role;
 use crate::control::{Fault, Response, Session, State as SessionState, Stats};
 use crate::engine::rights::{Member, Members, may};
+use crate::studio::stage::Stage;
 
 /// A page with accounts and an access log of its own.
 struct Room {
@@ -102,7 +103,8 @@ impl Room {
         let archive = Archive::over(meta.clone(), Arc::new(Memory::new())).unwrap();
         let log = access::Log::start(archive.logbook(), key()).unwrap();
         let accounts = Arc::new(Accounts::load(data.path()).unwrap());
-        let parts = Parts { handler: node(), accounts: Arc::clone(&accounts), log: log.clone() };
+        let (browser, _) = Browser::start("127.0.0.1".parse().unwrap(), Stage::default()).await.unwrap();
+        let parts = Parts { handler: node(), accounts: Arc::clone(&accounts), log: log.clone(), browser };
         let settings = config::Console { address: "127.0.0.1".parse().unwrap(), port: Port::ANY };
         let console = Console::start(&settings, parts).await.unwrap();
         Room { console, accounts, log, meta, _data: data }

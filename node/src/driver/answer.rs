@@ -32,6 +32,7 @@ impl Driver {
         }
         match request {
             Request::Status => return Some((Response::Status(Box::new(self.status())), reply)),
+            Request::Room => return Some((Response::Room(Box::new(self.room())), reply)),
             Request::Stats => return Some((Response::Stats(Box::new(self.stats())), reply)),
             Request::SessionStart { title, points } => match self.named(&points) {
                 Ok(points) => self.start_session(title, points, Operator { who, deed: Deed::Session, reply }),
@@ -279,7 +280,7 @@ impl Driver {
     }
 
     /// What the source does not give: now while the room publishes, else when the node started.
-    fn source_lacks(&self) -> Option<String> {
+    pub(super) fn source_lacks(&self) -> Option<String> {
         let Some(made) = self.studio.produced() else { return self.source_lacks.clone() };
         let kinds = [(Kind::Picture, made.no_picture), (Kind::Sound, made.no_sound)];
         kinds.into_iter().find_map(|(kind, why)| why.map(|why| capture::lack(kind, &why)))
@@ -347,7 +348,7 @@ impl Driver {
     }
 }
 
-fn ms_of(time: SystemTime) -> u64 {
+pub(super) fn ms_of(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -50,7 +50,7 @@ impl Driver {
             Output::Publish { session, tracks, first_seq } => self.publish(session, tracks, first_seq),
             Output::Unpublish { session } => self.unpublish(session),
             Output::Subscribe { session, tracks, .. } => {
-                for (track, priority) in tracks {
+                for (track, priority) in self.worth_taking(tracks) {
                     self.media.subscribe(session, track, priority);
                 }
             }

@@ -168,9 +168,12 @@ pub(super) fn logged(who: &Who) -> access::Who {
 /// What a person's request comes to, as the rights and as the access log name it.
 pub(crate) fn deed(request: &Request) -> (Deed<'static>, access::Deed) {
     match request {
-        Request::Status | Request::Stats | Request::SessionList | Request::SessionShow { .. } | Request::Scrubs => {
-            (Deed::See, access::Deed::Ask)
-        }
+        Request::Status
+        | Request::Room
+        | Request::Stats
+        | Request::SessionList
+        | Request::SessionShow { .. }
+        | Request::Scrubs => (Deed::See, access::Deed::Ask),
         Request::SessionStart { .. } => (Deed::Start, access::Deed::Session),
         Request::SessionEnd { .. } => (Deed::End, access::Deed::Session),
         Request::SessionRemove { .. } => (Deed::Remove, access::Deed::Remove),

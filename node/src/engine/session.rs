@@ -50,9 +50,9 @@ const ENDED_MAX: usize = 256;
 /// Live importance of tracks, from the media notes: sound of who speaks, then picture.
 const PRIORITY_AUDIO: u8 = 6;
 /// See [`PRIORITY_AUDIO`].
-const PRIORITY_THUMB: u8 = 5;
+pub const PRIORITY_THUMB: u8 = 5;
 /// See [`PRIORITY_AUDIO`].
-const PRIORITY_MAIN: u8 = 4;
+pub const PRIORITY_MAIN: u8 = 4;
 
 /// What changes seldom or never while the node runs.
 #[derive(Clone, Debug)]

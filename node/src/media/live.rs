@@ -127,6 +127,11 @@ impl Writer {
         Self { log }
     }
 
+    /// A place at the beginning of what is written.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.log))
+    }
+
     /// More of the group, in any pieces. A group beyond `LIVE_GROUP_LEN_MAX` is broken off.
     pub fn append(&self, bytes: Bytes) {
         if bytes.is_empty() {

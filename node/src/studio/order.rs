@@ -19,21 +19,21 @@ use store::seal::GroupOpener;
 
 /// What limits a track by its nature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rule {
+pub(crate) struct Rule {
     /// How long a group that is behind holds up one that is there.
-    pub(super) patience: Duration,
+    pub(crate) patience: Duration,
     /// Frames waiting at most.
-    pub(super) frames_max: usize,
+    pub(crate) frames_max: usize,
     /// Whether frames depend on the ones before them in their group.
-    pub(super) dependent: bool,
+    pub(crate) dependent: bool,
 }
 
 impl Rule {
     /// Sound: a second covers three losses in a row at a round trip of 300 ms; ten seconds may wait.
-    pub(super) const SOUND: Rule = Rule { patience: Duration::from_secs(1), frames_max: 500, dependent: false };
+    pub(crate) const SOUND: Rule = Rule { patience: Duration::from_secs(1), frames_max: 500, dependent: false };
 
     /// Pictures wait less, since the next group begins with a whole one; two seconds may wait for the decoder.
-    pub(super) const PICTURE: Rule = Rule { patience: Duration::from_millis(500), frames_max: 60, dependent: true };
+    pub(crate) const PICTURE: Rule = Rule { patience: Duration::from_millis(500), frames_max: 60, dependent: true };
 }
 
 /// Groups kept at once: the open one, the one before it, and some that overtook.
@@ -41,23 +41,23 @@ const GROUPS_MAX: usize = 6;
 
 /// What was counted of one track.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// First group of which a frame was given out.
-    pub(super) first_seq: Option<u64>,
+    pub(crate) first_seq: Option<u64>,
     /// Last group of which a frame was given out.
-    pub(super) last_seq: Option<u64>,
+    pub(crate) last_seq: Option<u64>,
     /// Frames given out.
-    pub(super) given: u64,
+    pub(crate) given: u64,
     /// Frames that arrived and were not given out: too late, or too many.
-    pub(super) skipped: u64,
+    pub(crate) skipped: u64,
     /// Frames the origin made from the first group on, as far as ends told; for groups without one, as many as the
     /// last whole group had.
-    pub(super) made: u64,
+    pub(crate) made: u64,
 }
 
 /// One track in order.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(crate) struct Order {
     rule: Rule,
     groups: BTreeMap<u64, Group>,
     /// Every group below is behind us.
@@ -80,16 +80,16 @@ struct Group {
 }
 
 impl Order {
-    pub(super) fn new(rule: Rule) -> Order {
+    pub(crate) fn new(rule: Rule) -> Order {
         Order { rule, groups: BTreeMap::new(), floor: None, counts: Counts::default(), usual: 0, waiting: 0 }
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
 
     /// A group begins to arrive. False when it is of no use any more.
-    pub(super) fn begin(&mut self, now: Instant, seq: u64, opener: GroupOpener) -> bool {
+    pub(crate) fn begin(&mut self, now: Instant, seq: u64, opener: GroupOpener) -> bool {
         if self.floor.is_some_and(|floor| seq < floor) || self.groups.contains_key(&seq) {
             return false;
         }
@@ -110,7 +110,7 @@ impl Order {
     }
 
     /// The next frame of a group arrived.
-    pub(super) fn frame(&mut self, seq: u64, frame: SealedFrame) {
+    pub(crate) fn frame(&mut self, seq: u64, frame: SealedFrame) {
         let Some(group) = self.groups.get_mut(&seq) else {
             self.counts.skipped += 1;
             return;
@@ -128,7 +128,7 @@ impl Order {
     }
 
     /// A group ended: as told by its end with so many frames, or early.
-    pub(super) fn over(&mut self, seq: u64, frames: Option<u32>) {
+    pub(crate) fn over(&mut self, seq: u64, frames: Option<u32>) {
         if let Some(frames) = frames {
             self.usual = frames;
         }
@@ -140,7 +140,7 @@ impl Order {
     }
 
     /// The next frame to decode, if there is one, and what opens it.
-    pub(super) fn take(&mut self, now: Instant) -> Option<(Arc<GroupOpener>, SealedFrame)> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<(Arc<GroupOpener>, SealedFrame)> {
         let seq = loop {
             let (&seq, group) = self.groups.iter().next()?;
             let expected = self.floor.is_none_or(|floor| seq == floor);
@@ -172,7 +172,7 @@ impl Order {
     }
 
     /// When to look again though nothing arrived.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let mut groups = self.groups.iter();
         let (&seq, first) = groups.next()?;
         if self.floor.is_some_and(|floor| seq != floor) {
@@ -182,7 +182,7 @@ impl Order {
     }
 
     /// The rest of a group is of no use: a frame of it could not be decoded.
-    pub(super) fn spoil(&mut self, seq: u64) {
+    pub(crate) fn spoil(&mut self, seq: u64) {
         if let Some(group) = self.groups.get_mut(&seq) {
             group.spoilt = true;
             self.counts.skipped += group.frames.len() as u64;

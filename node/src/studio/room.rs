@@ -22,11 +22,12 @@ use codec::frame::Frame;
 use codec::production::{self, Layer, Production};
 use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::record::{Flags, Writer};
-use store::seal::{Sealer, Start};
+use store::seal::{Opener, Sealer, Start};
 use store::session::Head;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::stage::Stage;
 use super::timeline::Timeline;
 use super::{Event, Keys};
 use crate::engine::keeper::Cut;
@@ -47,6 +48,9 @@ pub(super) struct Setup {
     pub(super) reserved: Range<u64>,
     pub(super) production: production::Config,
     pub(super) timeline: Timeline,
+    /// Opens what we seal, for this room's own screen.
+    pub(super) opener: Arc<Opener>,
+    pub(super) stage: Stage,
     pub(super) media: Media,
     pub(super) vault: Vault,
     /// Hears of groups that our disk did not take.
@@ -85,8 +89,9 @@ impl Room {
     }
 
     /// The session has gone on to another key, or will.
-    pub(super) fn renew(&self, head: &Head, keys: &Keys) {
-        *self.lanes.ring.write().unwrap_or_else(PoisonError::into_inner) = (head.clone(), keys.clone());
+    pub(super) fn renew(&self, head: &Head, keys: &Keys, opener: &Arc<Opener>) {
+        let ring = Ring { head: head.clone(), keys: keys.clone(), opener: Arc::clone(opener) };
+        *self.lanes.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
     }
 
     pub(super) fn production(&self) -> &Production {
@@ -110,8 +115,8 @@ struct Lanes {
     session: SessionId,
     me: NodeId,
     number: PointNumber,
-    /// The head, which says when which key is used, and the keys.
-    ring: RwLock<(Head, Keys)>,
+    ring: RwLock<Ring>,
+    stage: Stage,
     media: Media,
     vault: Vault,
     events: mpsc::Sender<Event>,
@@ -124,6 +129,15 @@ struct Lanes {
     /// Numbers below are reserved or being reserved.
     asked: AtomicU64,
     next_seq: AtomicU64,
+}
+
+/// What seals and opens.
+#[derive(Debug)]
+struct Ring {
+    /// Says when which key is used.
+    head: Head,
+    keys: Keys,
+    opener: Arc<Opener>,
 }
 
 #[derive(Debug)]
@@ -143,13 +157,14 @@ struct Open {
 
 impl Lanes {
     fn new(setup: Setup) -> Lanes {
-        let Setup { head, keys, me, number, reserved, media, vault, events, .. } = setup;
+        let Setup { head, keys, me, number, reserved, opener, stage, media, vault, events, .. } = setup;
         let lane = |kind| Mutex::new(Lane { kind, sealer: None, open: None });
         Lanes {
             session: head.id,
             me,
             number,
-            ring: RwLock::new((head, keys)),
+            ring: RwLock::new(Ring { head, keys, opener }),
+            stage,
             media,
             vault,
             events,
@@ -220,13 +235,15 @@ impl Lanes {
         let Some(sealer) = self.sealer(lane.sealer.take(), lane.kind, t0) else { return };
         let (writer, head) = Writer::new(sealer, seq, t0);
         let live = self.media.publish(writer.header(), head);
+        let opener = Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner).opener);
+        self.stage.begin(live.reader(), opener);
         lane.open = Some(Open { writer, live });
     }
 
     /// What seals a group that begins at `t0`: the one before if its epoch goes on, so that its count does.
     fn sealer(&self, last: Option<Sealer>, kind: TrackKind, t0: u64) -> Option<Sealer> {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
-        let (head, keys) = &*ring;
+        let Ring { head, keys, .. } = &*ring;
         let epoch = head.epoch_at(t0);
         if let Some(last) = last.filter(|last| last.epoch() == epoch) {
             return Some(last);

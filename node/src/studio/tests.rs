@@ -39,6 +39,7 @@ fn side(epoch: Instant, watch: bool) -> Side {
         source: capture::Spec::Pattern,
         production: production::Config::default(),
         watch,
+        stage: Stage::default(),
     };
     let studio = Studio::new(config, media.clone(), vault.clone(), sender);
     let at = media.local_addr().expect("a bound socket");
