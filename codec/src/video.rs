@@ -168,6 +168,13 @@ impl Encoder {
     }
 }
 
+/// Whether decoding can begin at this access unit in Annex B form: a whole picture with its parameter sets. Reads what
+/// others made, and decodes nothing.
+pub fn begins(unit: &[u8]) -> bool {
+    let has = |kind| annexb::nals(unit).any(|nal| annexb::kind_of(nal) == kind);
+    has(annexb::kind::IDR) && has(annexb::kind::SPS) && has(annexb::kind::PPS)
+}
+
 /// Decodes one stream.
 pub struct Decoder {
     library: openh264::Decoder,

@@ -11,8 +11,10 @@
 //! Offers and packets come from outside. Each connection is a task of its own, so what finds a fault of the library ends
 //! one connection and nothing else; they are limited in number, and one whose browser is gone ends by its silence.
 
+mod clock;
 mod forward;
 mod peer;
+mod publish;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -31,10 +33,13 @@ use utoipa::ToSchema;
 
 use self::peer::Terms;
 use self::socket::Socket;
+use crate::studio::inlet::Inlet;
 use crate::studio::stage::Stage;
 
 /// Points watched at once, over all pages that are open: a full session and a second page.
 pub const WATCHED_MAX: usize = 64;
+/// Browsers that offer themselves as the camera at once: one, and those that take over.
+const PUBLISHERS_MAX: usize = 4;
 /// Longest offer in bytes. A browser's with two layers has some ten thousand.
 pub const OFFER_BYTES_MAX: usize = 64 * 1024;
 /// Wishes that wait for the driver; what is beyond is asked again by whoever still wants it.
@@ -92,6 +97,9 @@ pub enum Refusal {
     /// Enough is watched.
     #[error("{WATCHED_MAX} points are watched already: close another page of this room")]
     Full,
+    /// This room's picture and sound come from elsewhere.
+    #[error("this room does not take its picture and sound from a browser: set room.source to \"browser\"")]
+    NotBrowser,
     /// The connection is over, or never was.
     #[error("there is no such connection any more")]
     Gone,
@@ -120,6 +128,8 @@ impl Drop for Task {
 struct Shared {
     terms: Terms,
     stage: Stage,
+    /// Where the room's own picture and sound go, if they come from a browser.
+    inlet: Option<Inlet>,
     connections: Mutex<BTreeMap<String, Connection>>,
     wanted: changes::Sender<BTreeSet<TrackId>>,
     wishes: mpsc::Sender<Wish>,
@@ -129,18 +139,31 @@ struct Shared {
 #[derive(Debug)]
 struct Connection {
     commands: mpsc::Sender<Layer>,
-    point: PointNumber,
-    layer: Layer,
+    sort: Sort,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    /// It shows a point's sound and picture.
+    Watches { point: PointNumber, layer: Layer },
+    /// It brings this room's.
+    Publishes,
 }
 
 impl Browser {
-    /// Listens on any UDP port of `address`. Must be called inside a tokio runtime. Wishes must be drained.
-    pub async fn start(address: IpAddr, stage: Stage) -> io::Result<(Browser, mpsc::Receiver<Wish>)> {
+    /// Listens on any UDP port of `address`. Without an `inlet` no browser is this room's camera. Must be called inside a
+    /// tokio runtime. Wishes must be drained.
+    pub async fn start(
+        address: IpAddr,
+        stage: Stage,
+        inlet: Option<Inlet>,
+    ) -> io::Result<(Browser, mpsc::Receiver<Wish>)> {
         let socket = Socket::bind(address).await?;
         let terms = Terms::new(Arc::clone(&socket)).ok_or_else(|| io::Error::other("no certificate could be made"))?;
         let (wishes, from_browsers) = mpsc::channel(WISHES_MAX);
         let wanted = changes::Sender::new(BTreeSet::new());
-        let shared = Arc::new(Shared { terms, stage, connections: Mutex::default(), wanted, wishes });
+        let shared = Arc::new(Shared { terms, stage, inlet, connections: Mutex::default(), wanted, wishes });
         let task = tokio::spawn(socket.run()).abort_handle();
         Ok((Browser { shared, _socket: Arc::new(Task(task)) }, from_browsers))
     }
@@ -156,7 +179,7 @@ impl Browser {
             return Err(Refusal::NoPoint);
         }
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
-        let seat = Shared::sit(&self.shared, Connection { commands, point, layer })?;
+        let seat = Shared::sit(&self.shared, Connection { commands, sort: Sort::Watches { point, layer } })?;
         let id = seat.id.clone();
         let (reply, answer) = oneshot::channel();
         tokio::spawn(watch::run(seat, point, layer, offer, reply, orders));
@@ -165,16 +188,32 @@ impl Browser {
         Ok(Answer { id, sdp })
     }
 
+    /// Takes a browser as this room's camera and microphone, in place of the one before.
+    pub async fn publish(&self, offer: String) -> Result<Answer, Refusal> {
+        let inlet = self.shared.inlet.clone().ok_or(Refusal::NotBrowser)?;
+        let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+        let seat = Shared::sit(&self.shared, Connection { commands, sort: Sort::Publishes })?;
+        let id = seat.id.clone();
+        let (reply, answer) = oneshot::channel();
+        tokio::spawn(publish::run(seat, inlet, offer, reply, orders));
+        // A task that panicked over the offer gives none.
+        let sdp = answer.await.unwrap_or_else(|_| Err(Refusal::Offer("it cannot be understood".into())))?;
+        // Only now, so that an offer that is refused costs nobody anything.
+        self.shared.connections().retain(|known, other| *known == id || other.sort != Sort::Publishes);
+        Ok(Answer { id, sdp })
+    }
+
     /// Goes over to another layer with the next group.
     pub fn set_layer(&self, id: &str, layer: Layer) -> Result<(), Refusal> {
         {
             let mut connections = self.shared.connections();
             let connection = connections.get_mut(id).ok_or(Refusal::Gone)?;
+            let Sort::Watches { point, .. } = connection.sort else { return Err(Refusal::Gone) };
             connection.commands.try_send(layer).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => Refusal::Busy,
                 mpsc::error::TrySendError::Closed(_) => Refusal::Gone,
             })?;
-            connection.layer = layer;
+            connection.sort = Sort::Watches { point, layer };
         }
         self.shared.reckon();
         Ok(())
@@ -193,7 +232,9 @@ impl Shared {
     fn sit(shared: &Arc<Shared>, connection: Connection) -> Result<Seat, Refusal> {
         let id = {
             let mut connections = shared.connections();
-            if connections.len() >= WATCHED_MAX {
+            let same = |known: &&Connection| (known.sort == Sort::Publishes) == (connection.sort == Sort::Publishes);
+            let most = if connection.sort == Sort::Publishes { PUBLISHERS_MAX } else { WATCHED_MAX };
+            if connections.values().filter(same).count() >= most {
                 return Err(Refusal::Full);
             }
             let id = name();
@@ -207,15 +248,23 @@ impl Shared {
     /// Tells whoever cares if what is watched has changed.
     fn reckon(&self) {
         let connections = self.connections();
-        let tracks = connections.values().flat_map(|connection| {
-            [TrackKind::Audio, connection.layer.kind()].map(|kind| TrackId::new(connection.point, kind))
+        let watched = connections.values().filter_map(|connection| match connection.sort {
+            Sort::Watches { point, layer } => Some((point, layer)),
+            Sort::Publishes => None,
         });
+        let tracks =
+            watched.flat_map(|(point, layer)| [TrackKind::Audio, layer.kind()].map(|kind| TrackId::new(point, kind)));
         let tracks = tracks.collect();
         self.wanted.send_if_modified(|known| {
             let changed = *known != tracks;
             *known = tracks;
             changed
         });
+    }
+
+    /// Whether another browser than this brings the room's sound and picture.
+    fn is_replaced(&self, id: &str) -> bool {
+        self.connections().iter().any(|(known, connection)| known != id && connection.sort == Sort::Publishes)
     }
 
     fn wish(&self, track: TrackId) {

@@ -73,9 +73,35 @@ pub struct Media {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Room {
     /// Where picture and sound come from.
-    pub source: codec::capture::Spec,
+    pub source: Source,
     /// Whether to decode what others send.
     pub watch: bool,
+}
+
+/// Where a room's picture and sound come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// From the browser that shows the room's page, already encoded.
+    Browser,
+    /// From what this program opens and encodes itself.
+    Own(codec::capture::Spec),
+}
+
+impl FromStr for Source {
+    type Err = codec::capture::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "browser" { Ok(Self::Browser) } else { text.parse().map(Self::Own) }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Browser => f.write_str("browser"),
+            Self::Own(spec) => spec.fmt(f),
+        }
+    }
 }
 
 /// The room's page.
@@ -323,7 +349,7 @@ pub fn resolve(given: &Given) -> Result<Config, Error> {
             line_kbps: layers.number("media.line_kbps", 64, 10_000_000)? as u32,
         },
         room: Room {
-            source: layers.parse("room.source", "\"pattern\" or \"file:PATH\"")?,
+            source: layers.parse("room.source", "\"browser\", \"pattern\" or \"file:PATH\"")?,
             watch: layers.flag("room.watch"),
         },
         console,

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::Router;
 use axum::extract::State;
 use axum::middleware;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -176,6 +176,8 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/api/openapi.json", get(openapi::document))
         .route("/api/state", get(room::state))
         .route("/api/live", get(room::live))
+        .route("/api/whip", post(room::publish))
+        .route("/api/whip/{place}", delete(room::withdraw))
         .route("/api/whep/{place}", post(room::watch).delete(room::leave))
         .route("/api/whep/{place}/layer", put(room::layer))
         .route("/api/status", get(kiosk(Request::Status)))

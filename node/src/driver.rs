@@ -39,7 +39,7 @@ use crate::access;
 use crate::accounts::{self, Accounts};
 use crate::attest::Signer;
 use crate::browser::{Browser, Wish};
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::console::{self, Console};
 use crate::control::{self, Call, Request, Response};
 use crate::engine::copies::Copies;
@@ -53,6 +53,7 @@ use crate::join::{door, invite};
 use crate::media::{self, Media};
 use crate::mesh::{self, Mesh};
 use crate::secret::Secret;
+use crate::studio::inlet::Inlet;
 use crate::studio::stage::Stage;
 use crate::studio::{self, Keys, Shown, Studio};
 use crate::unwritten::Unwritten;
@@ -276,7 +277,10 @@ impl Driver {
         identity.settle(&config.data)?;
         let found = roster::read(&config.data.join(roster::FILE))?;
         // A source that cannot be used is said now, to whoever starts the program, and not in the middle of a session.
-        let source_lacks = codec::capture::check(&config.room.source)?;
+        let source_lacks = match &config.room.source {
+            Source::Browser => None,
+            Source::Own(spec) => codec::capture::check(spec)?,
+        };
         if let Some(lack) = &source_lacks {
             tracing::warn!("the source {} gives {lack}", config.room.source);
         }
@@ -338,7 +342,9 @@ impl Driver {
         let (mesh, from_mesh) = Mesh::start(&identity.node, settings)?;
         let accounts = Arc::new(Accounts::load(&config.data)?);
         let stage = Stage::default();
-        let started = Browser::start(config.console.address, stage.clone()).await;
+        let inlet = Inlet::new(epoch);
+        let camera = (config.room.source == Source::Browser).then(|| inlet.clone());
+        let started = Browser::start(config.console.address, stage.clone(), camera).await;
         let (browser, from_browsers) = started.map_err(system("a UDP socket for the room's page"))?;
         let watched = browser.wanted();
         let parts = console::Parts { handler: calls, accounts: Arc::clone(&accounts), log: access.clone(), browser };
@@ -361,6 +367,7 @@ impl Driver {
                 production: production::Config { group: GROUP, ..production::Config::default() },
                 watch: config.room.watch,
                 stage: stage.clone(),
+                inlet,
             },
             media.clone(),
             vault.clone(),

@@ -7,6 +7,8 @@
 //! A central that does not watch stores what it receives without decoding a frame of it.
 
 mod arrive;
+pub mod inlet;
+pub(crate) mod intake;
 mod latency;
 pub(crate) mod order;
 mod room;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codec::capture;
-use codec::production::{self, Layer};
+use codec::production;
 use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::keys::{Epoch, SessionKey};
 use store::record::Record;
@@ -30,10 +32,12 @@ use store::session::{Head, State};
 use tokio::sync::mpsc;
 
 use self::arrive::Arrival;
+use self::inlet::Inlet;
 use self::room::{Room, Setup};
 use self::stage::Stage;
 use self::timeline::Timeline;
 use self::watch::Watch;
+use crate::config::Source;
 use crate::engine::clock::Line;
 use crate::engine::keeper::Cut;
 use crate::media::{Media, live};
@@ -59,13 +63,15 @@ pub struct Config {
     /// Zero of the local clock.
     pub epoch: Instant,
     /// Where picture and sound come from.
-    pub source: capture::Spec,
+    pub source: Source,
     /// What is made of them.
     pub production: production::Config,
     /// Whether what others send is decoded.
     pub watch: bool,
     /// Where browsers find what is live.
     pub stage: Stage,
+    /// Where a browser's picture and sound come in.
+    pub inlet: Inlet,
 }
 
 /// What the studio tells the driver.
@@ -109,6 +115,9 @@ pub enum Error {
     /// The encoders.
     #[error("the room's picture and sound cannot be encoded")]
     Production(#[from] production::Error),
+    /// The system gave no thread.
+    #[error("no thread for the room's browser could be started")]
+    Thread(#[source] std::io::Error),
 }
 
 /// A room that stopped publishing and has yet to close its groups.
@@ -263,8 +272,8 @@ impl Studio {
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "the room sends nothing");
         }
-        let failed = self.room.take_if(|room| room.production().stats().source != production::State::Running)?;
-        tracing::warn!(state = ?failed.production().stats().source, "the room's source stopped; it is opened anew");
+        let failed = self.room.take_if(|room| room.stats().source != production::State::Running)?;
+        tracing::warn!(state = ?failed.stats().source, "the room's source stopped; it is opened anew");
         let (session, reserved) = (failed.session(), failed.reserved());
         self.waiting = Some(Waiting { at: now + REOPEN, session, reserved });
         Some(Stopped { room: failed })
@@ -273,7 +282,6 @@ impl Studio {
     fn start(&mut self, session: SessionId, reserved: Range<u64>) -> Result<(), Error> {
         let Some(scene) = self.sessions.get(&session) else { return Ok(()) };
         let Some(number) = scene.head.number(&self.config.me) else { return Ok(()) };
-        let source = capture::open(&self.config.source, &self.config.name, self.config.epoch)?;
         let setup = Setup {
             head: scene.head.clone(),
             keys: scene.keys.clone(),
@@ -289,7 +297,10 @@ impl Studio {
             events: self.events.clone(),
         };
         self.show(&scene.head);
-        self.room = Some(Room::start(source, setup)?);
+        self.room = Some(match &self.config.source {
+            Source::Browser => Room::start_fed(&self.config.inlet, setup).map_err(Error::Thread)?,
+            Source::Own(spec) => Room::start(capture::open(spec, &self.config.name, self.config.epoch)?, setup)?,
+        });
         self.make_thumb();
         Ok(())
     }
@@ -327,14 +338,14 @@ impl Studio {
     fn make_thumb(&self) {
         if let Some(room) = &self.room {
             let wanted = self.thumb.page || self.thumb.neighbours == Some(room.session());
-            room.production().enable(Layer::Thumb, wanted);
+            room.enable_thumb(wanted);
         }
     }
 
     /// Somebody needs a keyframe of an own track.
     pub fn keyframe(&self, session: SessionId, track: TrackId) {
         if let Some(room) = self.room_of(session, track) {
-            room.production().keyframe();
+            room.keyframe();
         }
     }
 
@@ -343,7 +354,7 @@ impl Studio {
         let most = self.config.production.main.bitrate;
         let bits = u32::try_from(bits).unwrap_or(u32::MAX).clamp(MAIN_BITS_MIN.min(most), most);
         if let Some(room) = &self.room {
-            room.production().set_bitrate(Layer::Main, bits);
+            room.set_bitrate(bits);
         }
     }
 
@@ -353,7 +364,7 @@ impl Studio {
 
     /// What was made here, while the room publishes.
     pub fn produced(&self) -> Option<production::Stats> {
-        self.room.as_ref().map(|room| room.production().stats())
+        self.room.as_ref().map(Room::stats)
     }
 
     /// The latest session of which anything was seen or heard here, and what.

@@ -9,9 +9,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use str0m::bwe::Bitrate;
 use str0m::change::SdpOffer;
 use str0m::config::{CryptoProvider, DtlsCert};
-use str0m::media::{MediaKind, MediaTime, Mid, Pt};
+use str0m::media::{KeyframeRequestKind, MediaKind, MediaTime, Mid, Pt, Rid};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcConfig};
 use tokio::sync::mpsc;
@@ -165,6 +166,22 @@ impl Peer {
     pub(super) fn send(&mut self, mid: Mid, pt: Pt, wallclock: Instant, at_us: u64, data: &[u8]) -> Result<(), Ended> {
         let Some(writer) = self.rtc.writer(mid) else { return Ok(()) };
         writer.write(pt, wallclock, MediaTime::from_micros(at_us), data).map_err(broken)
+    }
+
+    /// Asks the browser for a keyframe of a layer. Nothing happens before its first packet came.
+    pub(super) fn ask_keyframe(&mut self, mid: Mid, rid: Option<Rid>) {
+        if let Some(mut writer) = self.rtc.writer(mid)
+            && let Err(error) = writer.request_keyframe(rid, KeyframeRequestKind::Pli)
+        {
+            tracing::trace!(%error, "no keyframe can be asked for");
+        }
+    }
+
+    /// Lets a layer have so many bits per second: what the browser's own estimate of the line is bounded by.
+    pub(super) fn limit(&mut self, mid: Mid, rid: Option<Rid>, bits: u32) {
+        if let Some(stream) = self.rtc.direct_api().stream_rx_by_mid(mid, rid) {
+            stream.request_remb(Bitrate::from(u64::from(bits)));
+        }
     }
 
     /// Says goodbye, as far as that goes without waiting.

@@ -90,7 +90,7 @@ impl Room {
         let stage = Stage::default();
         stage.open(session, [point(1), point(2)].into());
         let loopback = "127.0.0.1".parse().expect("an address");
-        let (browser, _) = Browser::start(loopback, stage.clone()).await.expect("a socket");
+        let (browser, _) = Browser::start(loopback, stage.clone(), None).await.expect("a socket");
         let data = tempfile::tempdir().expect("a folder");
         let archive = Archive::over(Arc::new(Memory::new()), Arc::new(Memory::new())).expect("a database");
         let parts = Parts {

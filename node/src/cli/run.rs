@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Find points by multicast
     #[arg(long, value_name = "true|false")]
     mdns: Option<bool>,
-    /// Where picture and sound come from: pattern, or file:PATH
+    /// Where picture and sound come from: browser, pattern, or file:PATH
     #[arg(long)]
     source: Option<String>,
     /// Decode what the others send

@@ -140,6 +140,31 @@ pub(super) async fn leave(State(desk): State<Arc<Desk>>, Path(id): Path<String>)
     Ok(StatusCode::OK)
 }
 
+/// Bring this room's sound and picture (WHIP, RFC 9725): Opus, and H.264 in one layer or in the two named `main` and `thumb`.
+/// The browser that did so before is let go.
+#[utoipa::path(post, path = "/api/whip", tag = "room",
+    request_body(content = String, content_type = "application/sdp", description = "an offer to send"),
+    responses((status = 201, body = String, content_type = "application/sdp", description = "our answer; Location names the connection"),
+        (status = 400, body = super::openapi::Refused), (status = 409, body = super::openapi::Refused),
+        (status = 503, body = super::openapi::Refused)))]
+pub(super) async fn publish(
+    State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
+    body: Result<String, StringRejection>,
+) -> Result<Response, Refusal> {
+    let answer = desk.browser.publish(offer(&headers, body)?).await.map_err(refused)?;
+    Ok(created("/api/whip", answer))
+}
+
+/// Bring this room's sound and picture no longer.
+#[utoipa::path(delete, path = "/api/whip/{id}", tag = "room",
+    params(("id" = String, Path, description = "as Location named it")),
+    responses((status = 200), (status = 404, body = super::openapi::Refused)))]
+pub(super) async fn withdraw(State(desk): State<Arc<Desk>>, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
+    desk.browser.end(&id).map_err(refused)?;
+    Ok(StatusCode::OK)
+}
+
 impl Desk {
     async fn room(&self) -> Result<room::State, Refusal> {
         match control::ask(&self.handler, Who::Browser, Request::Room).await {
@@ -264,6 +289,7 @@ fn refused(refusal: browser::Refusal) -> Refusal {
     let (status, error) = match refusal {
         browser::Refusal::Offer(_) => (StatusCode::BAD_REQUEST, "offer"),
         browser::Refusal::NoPoint | browser::Refusal::Gone => (StatusCode::NOT_FOUND, "missing"),
+        browser::Refusal::NotBrowser => (StatusCode::CONFLICT, "source"),
         browser::Refusal::Full | browser::Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
     };
     // An honest page meets all of these.

@@ -103,7 +103,7 @@ impl Room {
         let archive = Archive::over(meta.clone(), Arc::new(Memory::new())).unwrap();
         let log = access::Log::start(archive.logbook(), key()).unwrap();
         let accounts = Arc::new(Accounts::load(data.path()).unwrap());
-        let (browser, _) = Browser::start("127.0.0.1".parse().unwrap(), Stage::default()).await.unwrap();
+        let (browser, _) = Browser::start("127.0.0.1".parse().unwrap(), Stage::default(), None).await.unwrap();
         let parts = Parts { handler: node(), accounts: Arc::clone(&accounts), log: log.clone(), browser };
         let settings = config::Console { address: "127.0.0.1".parse().unwrap(), port: Port::ANY };
         let console = Console::start(&settings, parts).await.unwrap();

@@ -9,6 +9,7 @@ use store::id::{PointNumber, SessionId, TrackId, TrackKind};
 
 use super::{Driver, unix_ms};
 use crate::browser::Wish;
+use crate::config;
 use crate::control::Disk;
 use crate::control::room::{Live, LivePoint, Node, Point, Source, Space, State};
 use crate::engine::session::{PRIORITY_MAIN, PRIORITY_THUMB, Running, Seat};
@@ -67,8 +68,9 @@ impl Driver {
             disk: disk.map(|disk| Space { free: disk.free, total: disk.total }),
             clock_offset_ms: offset,
             source: match &self.config.room.source {
-                Spec::Pattern => Source::Pattern,
-                Spec::File(_) => Source::File,
+                config::Source::Browser => Source::Browser,
+                config::Source::Own(Spec::Pattern) => Source::Pattern,
+                config::Source::Own(Spec::File(_)) => Source::File,
             },
             publishing,
             lacks: self.source_lacks(),

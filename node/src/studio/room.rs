@@ -27,6 +27,8 @@ use store::session::Head;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::inlet::{Feed, Inlet};
+use super::intake::Input;
 use super::stage::Stage;
 use super::timeline::Timeline;
 use super::{Event, Keys};
@@ -60,8 +62,17 @@ pub(super) struct Setup {
 /// A room that publishes. Dropping it closes its groups.
 #[derive(Debug)]
 pub(super) struct Room {
-    production: Production,
+    maker: Maker,
     lanes: Arc<Lanes>,
+}
+
+/// Who encodes.
+#[derive(Debug)]
+enum Maker {
+    /// This program.
+    Own(Production),
+    /// A browser.
+    Browser(Feed),
 }
 
 impl Room {
@@ -77,7 +88,18 @@ impl Room {
             Arc::new(move |local| timeline.session(local)),
             Arc::new(move |layer, output| sink.take(layer, output)),
         )?;
-        Ok(Room { production, lanes })
+        Ok(Room { maker: Maker::Own(production), lanes })
+    }
+
+    /// Starts to seal, keep and send what a browser encodes. Must be called within a tokio runtime.
+    pub(super) fn start_fed(inlet: &Inlet, setup: Setup) -> std::io::Result<Room> {
+        let timeline = setup.timeline.clone();
+        let (first_seq, length) = (setup.reserved.start, setup.production.group);
+        let lanes = Arc::new(Lanes::new(setup));
+        let sink = Arc::clone(&lanes);
+        let sink = Arc::new(move |layer, output| sink.take(layer, output));
+        let feed = Feed::start(inlet, first_seq, length, timeline, sink)?;
+        Ok(Room { maker: Maker::Browser(feed), lanes })
     }
 
     pub(super) fn session(&self) -> SessionId {
@@ -94,8 +116,36 @@ impl Room {
         *self.lanes.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
     }
 
-    pub(super) fn production(&self) -> &Production {
-        &self.production
+    /// What was made so far.
+    pub(super) fn stats(&self) -> production::Stats {
+        match &self.maker {
+            Maker::Own(production) => production.stats(),
+            Maker::Browser(feed) => feed.stats(),
+        }
+    }
+
+    /// All layers begin a new group soon.
+    pub(super) fn keyframe(&self) {
+        match &self.maker {
+            Maker::Own(production) => production.keyframe(),
+            Maker::Browser(feed) => feed.tell(Input::Keyframe),
+        }
+    }
+
+    /// Makes the small picture, or stops making it.
+    pub(super) fn enable_thumb(&self, on: bool) {
+        match &self.maker {
+            Maker::Own(production) => production.enable(Layer::Thumb, on),
+            Maker::Browser(feed) => feed.tell(Input::Thumb(on)),
+        }
+    }
+
+    /// The recorded picture may have so many bits per second.
+    pub(super) fn set_bitrate(&self, bits: u32) {
+        match &self.maker {
+            Maker::Own(production) => production.set_bitrate(Layer::Main, bits),
+            Maker::Browser(feed) => feed.set_bitrate(bits),
+        }
     }
 
     /// Group numbers that are reserved and that no layer has used.
@@ -105,7 +155,10 @@ impl Room {
 
     /// Ends capture and closes every group; they are in the vault's queue when this returns. Blocks for some frames.
     pub(super) fn stop(self) -> production::Stats {
-        self.production.stop()
+        match self.maker {
+            Maker::Own(production) => production.stop(),
+            Maker::Browser(feed) => feed.stop(),
+        }
     }
 }
 

@@ -36,10 +36,11 @@ fn side(epoch: Instant, watch: bool) -> Side {
         me: identity.id(),
         name: "Điểm cầu thử".into(),
         epoch,
-        source: capture::Spec::Pattern,
+        source: Source::Own(capture::Spec::Pattern),
         production: production::Config::default(),
         watch,
         stage: Stage::default(),
+        inlet: Inlet::new(epoch),
     };
     let studio = Studio::new(config, media.clone(), vault.clone(), sender);
     let at = media.local_addr().expect("a bound socket");
