@@ -460,7 +460,10 @@ mod tests {
             ": console.address = \"0.0.0.0\", but it must be an address of this machine itself, such as 127.0.0.1 or ::1",
         );
         check("[session]\npoints_max = 1", ": session.points_max = 1, but it must be a whole number from 2 to 8191");
-        check("[room]\nsource = \"camera\"", ": room.source = \"camera\", but it must be \"pattern\" or \"file:PATH\"");
+        check(
+            "[room]\nsource = \"camera\"",
+            ": room.source = \"camera\", but it must be \"browser\", \"pattern\" or \"file:PATH\"",
+        );
         check("[room]\n\nsource = pattern", ", line 3: string values must be quoted, expected literal string");
     }
 

@@ -13,7 +13,7 @@ mod latency;
 pub(crate) mod order;
 mod room;
 pub mod stage;
-mod timeline;
+pub(crate) mod timeline;
 mod watch;
 
 use std::collections::BTreeMap;

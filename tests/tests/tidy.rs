@@ -64,7 +64,7 @@ struct Home {
     exceptions: &'static [(&'static str, &'static str)],
 }
 
-const HOMES: [Home; 19] = [
+const HOMES: [Home; 20] = [
     Home { library: "anyhow", places: &["node/src/main.rs", "node/src/cli.rs", "node/src/cli/"], exceptions: &[] },
     Home {
         library: "libp2p",
@@ -84,6 +84,7 @@ const HOMES: [Home; 19] = [
     Home { library: "axum", places: &["node/src/console.rs", "node/src/console/"], exceptions: &[] },
     Home { library: "hyper", places: &["node/src/console.rs", "node/src/console/"], exceptions: &[] },
     Home { library: "clap", places: &["node/src/main.rs", "node/src/cli.rs", "node/src/cli/"], exceptions: &[] },
+    Home { library: "str0m", places: &["node/src/browser.rs", "node/src/browser/"], exceptions: &[] },
     Home { library: "rocksdb", places: &["store/src/db/rocks.rs"], exceptions: &[] },
     Home { library: "sframe", places: &["store/src/seal.rs", "store/src/seal/"], exceptions: &[] },
     Home { library: "hpke", places: &["store/src/keys.rs", "store/src/keys/"], exceptions: &[] },
@@ -99,12 +100,16 @@ const HOMES: [Home; 19] = [
 ];
 
 /// The pure places: no socket, file, thread, clock, chance or waiting. Time, bytes and dice come in as arguments.
-const PURE: [&str; 25] = [
+const PURE: [&str; 29] = [
     "codec/src/frame.rs",
     "codec/src/group.rs",
     "codec/src/time.rs",
+    "node/src/browser/clock.rs",
+    "node/src/browser/forward.rs",
     "node/src/engine.rs",
     "node/src/engine/",
+    "node/src/studio/intake.rs",
+    "node/src/studio/order.rs",
     "node/src/wire.rs",
     "node/src/wire/",
     "simnet/src/lab/nat.rs",

@@ -360,3 +360,212 @@ fn edge(now: Instant, group: &Newest) -> u64 {
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use store::id::{NodeId, PointNumber, SessionId, TrackId};
+    use store::keys::SessionKey;
+    use store::record::{Flags, Item, Reader, Writer};
+    use store::seal::{Opener, Sealer, Start, Suite};
+
+    use super::*;
+
+    const SESSION: SessionId = SessionId::from_bytes([7; 16]);
+
+    /// Frames of a group, sealed, 33 ms apart, and what opens them.
+    fn group(kind: TrackKind, seq: u64, frames: u64) -> (GroupOpener, Vec<SealedFrame>) {
+        let key = SessionKey::from_bytes(&[3; 32]);
+        let track = TrackId::new(PointNumber::new(2).expect("a small number"), kind);
+        let start = Start::from_bits(seq);
+        let sealer = Sealer::new(&key, Suite::default(), SESSION, NodeId::from_bytes([1; 32]), track, 0, start);
+        let (mut writer, head) = Writer::new(sealer, seq, seq * 2_000_000);
+        let mut reader = Reader::new();
+        reader.push(&head);
+        for n in 0..frames {
+            let flags = Flags { key: n == 0, discardable: false };
+            reader.push(&writer.frame(n * 33_000, flags, b"frame").expect("it fits"));
+        }
+        let mut sealed = Vec::new();
+        while let Some(item) = reader.next().expect("a good group") {
+            if let Item::Frame(frame) = item {
+                sealed.push(frame);
+            }
+        }
+        let mut opener = Opener::new(SESSION);
+        opener.insert(0, key);
+        (opener.group(writer.header()).expect("a key"), sealed)
+    }
+
+    struct Screen {
+        forward: Forward,
+        now: Instant,
+        /// What was sent: kind, group, place in it, time in milliseconds.
+        sent: Vec<(TrackKind, u64, u32, u64)>,
+        follows: Vec<Reading>,
+        again: Vec<(TrackKind, u64)>,
+        asked: usize,
+    }
+
+    impl Screen {
+        fn new(wanted: Layer) -> Screen {
+            let (sent, follows, again) = (Vec::new(), Vec::new(), Vec::new());
+            Screen { forward: Forward::new(wanted), now: Instant::now(), sent, follows, again, asked: 0 }
+        }
+
+        fn tell(&mut self, input: Input) {
+            self.forward.handle(self.now, input);
+            while let Some(output) = self.forward.poll() {
+                match output {
+                    Output::Follow(reading) => self.follows.push(reading),
+                    Output::Again { kind, seq } => self.again.push((kind, seq)),
+                    Output::Send { kind, at, opener, frame } => {
+                        self.sent.push((kind, opener.header().seq, frame.index, at / 1_000));
+                    }
+                    Output::Ask(_) => self.asked += 1,
+                }
+            }
+        }
+
+        fn wait(&mut self, ms: u64) {
+            self.now += Duration::from_millis(ms);
+            self.tell(Input::Tick);
+        }
+
+        /// A group begins that began `age` milliseconds ago.
+        fn begin(&mut self, kind: TrackKind, seq: u64, age: u64) {
+            let (opener, _) = group(kind, seq, 0);
+            let began = self.now.checked_sub(Duration::from_millis(age)).expect("a machine that runs for a while");
+            self.tell(Input::Begin { kind, seq, t0: seq * 2_000_000, began, opener });
+        }
+
+        /// The frames of whatever reading of a group is the latest.
+        fn frames(&mut self, kind: TrackKind, seq: u64, places: std::ops::Range<usize>) {
+            let of = |reading: &&Reading| (reading.kind, reading.seq) == (kind, seq);
+            let Some(&reading) = self.follows.iter().rfind(of) else { return };
+            let (_, frames) = group(kind, seq, places.end as u64);
+            for frame in &frames[places] {
+                self.tell(Input::Frame { reading, frame: frame.clone() });
+            }
+        }
+
+        fn over(&mut self, kind: TrackKind, seq: u64, frames: Option<u32>) {
+            let of = |reading: &&Reading| (reading.kind, reading.seq) == (kind, seq);
+            let Some(&reading) = self.follows.iter().rfind(of) else { return };
+            self.tell(Input::Over { reading, frames });
+        }
+    }
+
+    use TrackKind::{Audio, Main, Thumb};
+
+    #[test]
+    fn a_newcomer_gets_the_past_at_once_and_the_present_with_its_time() {
+        let mut screen = Screen::new(Layer::Main);
+        screen.begin(Main, 5, 1_000);
+        screen.begin(Audio, 5, 1_000);
+        screen.frames(Main, 5, 0..40);
+        screen.frames(Audio, 5, 0..40);
+        let pictures: Vec<_> = screen.sent.iter().filter(|sent| sent.0 == Main).collect();
+        assert_eq!(pictures.len(), 40, "every picture depends on the ones before");
+        let present = 10_000 + 1_000 - 150;
+        assert_eq!((pictures[0].3, pictures[10].3), (present, present + 10));
+        assert_eq!(pictures[39].3, 10_000 + 39 * 33, "what is seen now has its own time");
+        assert!(pictures.windows(2).all(|pair| pair[0].3 < pair[1].3));
+        let sounds: Vec<_> = screen.sent.iter().filter(|sent| sent.0 == Audio).collect();
+        assert!(
+            sounds.iter().all(|sound| sound.3 >= present && sound.3 == 10_000 + u64::from(sound.2) * 33),
+            "{sounds:?}"
+        );
+        assert!(!sounds.is_empty());
+    }
+
+    #[test]
+    fn a_group_of_long_ago_is_no_place_to_begin() {
+        let mut screen = Screen::new(Layer::Main);
+        screen.begin(Main, 5, 5_000);
+        assert!(screen.follows.is_empty());
+        screen.begin(Main, 6, 0);
+        assert_eq!(screen.follows.len(), 1);
+    }
+
+    #[test]
+    fn the_other_layer_stands_in_when_the_wanted_one_does_not_come() {
+        let mut screen = Screen::new(Layer::Main);
+        screen.begin(Thumb, 1, 0);
+        assert!(screen.follows.is_empty(), "the whole picture may be on its way");
+        screen.wait(300);
+        screen.frames(Thumb, 1, 0..2);
+        assert_eq!(screen.sent.len(), 2);
+        screen.begin(Main, 1, 0);
+        assert_eq!(screen.follows.len(), 1, "a group is shown in one layer");
+        screen.over(Thumb, 1, Some(2));
+        screen.begin(Thumb, 2, 0);
+        screen.begin(Main, 2, 0);
+        screen.frames(Main, 2, 0..1);
+        assert_eq!(screen.sent.last().map(|sent| (sent.0, sent.1)), Some((Main, 2)));
+        screen.wait(1_000);
+        assert!(screen.follows.iter().all(|reading| (reading.kind, reading.seq) != (Thumb, 2)));
+    }
+
+    #[test]
+    fn another_layer_begins_with_the_next_group() {
+        let mut screen = Screen::new(Layer::Main);
+        screen.begin(Main, 1, 0);
+        screen.begin(Thumb, 1, 0);
+        screen.frames(Main, 1, 0..2);
+        screen.tell(Input::Layer(Layer::Thumb));
+        screen.frames(Main, 1, 2..3);
+        screen.over(Main, 1, Some(3));
+        screen.begin(Main, 2, 0);
+        screen.begin(Thumb, 2, 0);
+        screen.frames(Thumb, 2, 0..2);
+        let shown: Vec<_> = screen.sent.iter().map(|sent| (sent.0, sent.1, sent.2)).collect();
+        assert_eq!(shown, [(Main, 1, 0), (Main, 1, 1), (Main, 1, 2), (Thumb, 2, 0), (Thumb, 2, 1)]);
+    }
+
+    #[test]
+    fn a_request_for_a_keyframe_begins_the_open_group_again_once_a_second() {
+        let mut screen = Screen::new(Layer::Main);
+        screen.begin(Main, 1, 0);
+        screen.frames(Main, 1, 0..3);
+        let before = *screen.follows.last().expect("it is read");
+        screen.wait(200);
+        for _ in 0..5 {
+            screen.tell(Input::Keyframe);
+        }
+        assert_eq!(screen.again, [(Main, 1)]);
+        screen.begin(Main, 1, 200);
+        // What the former reading still brings is not sent.
+        let (_, frames) = group(Main, 1, 4);
+        screen.tell(Input::Frame { reading: before, frame: frames[3].clone() });
+        screen.frames(Main, 1, 0..4);
+        let places: Vec<_> = screen.sent.iter().map(|sent| sent.2).collect();
+        assert_eq!(places, [0, 1, 2, 0, 1, 2, 3]);
+        assert!(screen.sent.windows(2).all(|pair| pair[0].3 < pair[1].3), "times grow: {:?}", screen.sent);
+        assert_eq!(screen.asked, 0, "nobody else is bothered");
+    }
+
+    #[test]
+    fn without_an_open_group_the_room_that_sends_is_asked_once_a_second() {
+        let mut screen = Screen::new(Layer::Main);
+        for _ in 0..20 {
+            screen.tell(Input::Keyframe);
+            screen.wait(100);
+        }
+        assert_eq!(screen.asked, 2);
+    }
+
+    #[test]
+    fn after_a_hole_it_goes_on_with_the_next_keyframe() {
+        let mut screen = Screen::new(Layer::Main);
+        screen.begin(Main, 1, 0);
+        screen.frames(Main, 1, 0..2);
+        screen.over(Main, 1, None);
+        // Number 2 was given up on the way.
+        screen.wait(2_000);
+        screen.begin(Main, 3, 0);
+        screen.frames(Main, 3, 0..2);
+        screen.wait(600);
+        let shown: Vec<_> = screen.sent.iter().map(|sent| (sent.1, sent.2, sent.3)).collect();
+        assert_eq!(shown, [(1, 0, 2_000), (1, 1, 2_033), (3, 0, 6_000), (3, 1, 6_033)]);
+    }
+}

@@ -23,6 +23,8 @@ use super::socket::{Datagram, Open, Socket};
 
 /// A browser that took our answer is there within this time.
 const CONNECT_MAX: Duration = Duration::from_secs(20);
+/// A browser that is there checks its connection every few seconds (RFC 7675); one that is silent for so long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Answers of the library to one moment. It is done after a few, or never.
 const TURNS_MAX: usize = 20_000;
 /// H.264 constrained baseline, level 3.1: what every browser encodes and decodes.
@@ -59,6 +61,8 @@ pub(super) struct Peer {
     timeout: Instant,
     /// Until when the browser must be there; `None` once it is.
     connect_by: Option<Instant>,
+    /// When anything came from it.
+    heard: Instant,
 }
 
 /// Why a connection ended.
@@ -100,12 +104,13 @@ impl Peer {
         let answer = rtc.sdp_api().accept_offer(offer).map_err(|error| Refusal::Offer(error.to_string()))?;
         let answer = finished(&answer.to_sdp_string());
         let (open, datagrams) = terms.socket.open(&fragment);
-        Ok((Peer { rtc, open, datagrams, timeout: now, connect_by: Some(now + CONNECT_MAX) }, answer))
+        Ok((Peer { rtc, open, datagrams, timeout: now, connect_by: Some(now + CONNECT_MAX), heard: now }, answer))
     }
 
     /// Waits for the network or for time to pass, and takes what came. Can be dropped at any moment without loss.
     pub(super) async fn wait(&mut self) -> Result<(), Ended> {
-        let until = self.connect_by.map_or(self.timeout, |by| by.min(self.timeout));
+        let limit = self.connect_by.unwrap_or(self.heard + SILENCE_MAX);
+        let until = self.timeout.min(limit);
         tokio::select! {
             datagram = self.datagrams.recv() => match datagram {
                 Some(datagram) => self.take(&datagram),
@@ -113,8 +118,8 @@ impl Peer {
             },
             () = sleep_until(until.into()) => {
                 let now = Instant::now();
-                if self.connect_by.is_some_and(|by| by <= now) {
-                    return Err(Ended::Never);
+                if limit <= now {
+                    return Err(if self.connect_by.is_some() { Ended::Never } else { Ended::Left });
                 }
                 self.rtc.handle_input(Input::Timeout(now)).map_err(broken)
             }
@@ -126,7 +131,11 @@ impl Peer {
         // What is no packet of a kind we know is dropped.
         let Ok(receive) = Receive::new(Protocol::Udp, datagram.from, at, &datagram.bytes) else { return Ok(()) };
         let input = Input::Receive(Instant::now(), receive);
-        if self.rtc.accepts(&input) { self.rtc.handle_input(input).map_err(broken) } else { Ok(()) }
+        if !self.rtc.accepts(&input) {
+            return Ok(());
+        }
+        self.heard = Instant::now();
+        self.rtc.handle_input(input).map_err(broken)
     }
 
     /// Sends what is due and gives the next event; `None` when there is nothing more to do now.

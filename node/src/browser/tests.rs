@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use codec::production::{Layer as Made, Output as MadeOutput};
 use store::archive::Archive;
 use store::db::memory::Memory;
 use store::id::{GroupId, NodeId};
@@ -11,7 +12,10 @@ use store::keys::{NodeKey, SessionKey};
 use store::record::{Flags, Writer};
 use store::seal::{Opener, Sealer, Start, Suite};
 use str0m::change::SdpAnswer;
-use str0m::media::{Direction, KeyframeRequestKind, MediaData, MediaKind, Mid};
+use str0m::format::{Codec, PayloadParams};
+use str0m::media::{
+    Direction, Frequency, KeyframeRequestKind, MediaData, MediaKind, MediaTime, Mid, Rid, Simulcast, SimulcastLayer,
+};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,13 +25,18 @@ use super::*;
 use crate::accounts::Accounts;
 use crate::config::{self, Port};
 use crate::console::{Console, Parts};
+use crate::engine::clock::Line;
 use crate::media::{self, Held, Media, Shelf, live};
+use crate::studio::inlet::Feed;
+use crate::studio::timeline::Timeline;
 
 /// A node of which there is only what browsers meet: the page, and what is live.
 struct Room {
     console: Console,
     browser: Browser,
     stage: Stage,
+    inlet: Inlet,
+    epoch: Instant,
     media: Media,
     session: SessionId,
     key: SessionKey,
@@ -84,13 +93,16 @@ impl Room {
     async fn new() -> Room {
         let node = NodeKey::generate();
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let config = media::Config { listen, give_way: false, line_bits: 1_000_000, epoch: Instant::now() };
+        let epoch = Instant::now();
+        let config = media::Config { listen, give_way: false, line_bits: 1_000_000, epoch };
         let (media, _) = Media::bind(&node, config, Arc::new(Nothing)).expect("a free port");
         let session = SessionId::generate(1_700_000_000_000);
         let stage = Stage::default();
         stage.open(session, [point(1), point(2)].into());
         let loopback = "127.0.0.1".parse().expect("an address");
-        let (browser, _) = Browser::start(loopback, stage.clone(), None).await.expect("a socket");
+        let inlet = Inlet::new(epoch);
+        let started = Browser::start(loopback, stage.clone(), Some(inlet.clone())).await;
+        let (browser, _) = started.expect("a socket");
         let data = tempfile::tempdir().expect("a folder");
         let archive = Archive::over(Arc::new(Memory::new()), Arc::new(Memory::new())).expect("a database");
         let parts = Parts {
@@ -102,7 +114,7 @@ impl Room {
         let settings = config::Console { address: loopback, port: Port::ANY };
         let console = Console::start(&settings, parts).await.expect("a free port");
         let node = node.id();
-        Room { console, browser, stage, media, session, key: SessionKey::generate(), node, _data: data }
+        Room { console, browser, stage, inlet, epoch, media, session, key: SessionKey::generate(), node, _data: data }
     }
 
     fn begin(&self, track: TrackId, seq: u64, t0: u64) -> Making {
@@ -134,6 +146,26 @@ impl Room {
         (status, head.to_owned(), body.to_owned())
     }
 
+    /// A browser that brings sound, and a picture in these layers, connected.
+    async fn publish(&self, layers: &[&str]) -> Client {
+        let mut client = Client::new().await;
+        let mut change = client.rtc.sdp_api();
+        let audio = change.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
+        let mut simulcast = Simulcast::new();
+        layers.iter().for_each(|rid| simulcast.add_send_layer(SimulcastLayer::new(rid)));
+        let simulcast = (!layers.is_empty()).then_some(simulcast);
+        let video = change.add_media(MediaKind::Video, Direction::SendOnly, None, None, simulcast);
+        let (offer, pending) = change.apply().expect("something to offer");
+        let (status, head, answer) = self.ask("POST", "/api/whip", "application/sdp", &offer.to_sdp_string()).await;
+        assert_eq!(status, 201, "{answer}");
+        client.at = head.lines().find_map(|line| line.strip_prefix("location: ")).expect("a location").to_owned();
+        let answer = SdpAnswer::from_sdp_string(&answer).expect("an answer");
+        client.rtc.sdp_api().accept_answer(pending, answer).expect("an answer to the offer");
+        (client.audio, client.video) = (Some(audio), Some(video));
+        client.until(|client| client.connected).await;
+        client
+    }
+
     /// A browser that watches a point, connected.
     async fn watch(&self, number: u16, layer: &str) -> Client {
         let mut client = Client::new().await;
@@ -159,7 +191,10 @@ struct Client {
     udp: UdpSocket,
     local: SocketAddr,
     at: String,
+    audio: Option<Mid>,
     video: Option<Mid>,
+    /// Keyframes that we asked of it.
+    asked: Vec<Option<Rid>>,
     connected: bool,
     left: bool,
     got: Vec<MediaData>,
@@ -172,7 +207,8 @@ impl Client {
         let crypto = Arc::new(str0m::crypto::from_feature_flags());
         let mut rtc = RtcConfig::new().set_crypto_provider(crypto).build(Instant::now());
         rtc.add_local_candidate(Candidate::host(local, "udp").expect("an address"));
-        Client { rtc, udp, local, at: String::new(), video: None, connected: false, left: false, got: Vec::new() }
+        let (at, asked, got) = (String::new(), Vec::new(), Vec::new());
+        Client { rtc, udp, local, at, audio: None, video: None, asked, connected: false, left: false, got }
     }
 
     /// Goes on until `enough`, at most ten seconds.
@@ -193,6 +229,7 @@ impl Client {
                 }
                 Output::Event(Event::Connected) => self.connected = true,
                 Output::Event(Event::MediaData(data)) => self.got.push(data),
+                Output::Event(Event::KeyframeRequest(request)) => self.asked.push(request.rid),
                 Output::Event(Event::Closed) => self.left = true,
                 Output::Event(_) => {}
             }
@@ -210,6 +247,19 @@ impl Client {
                 self.rtc.handle_input(Input::Timeout(Instant::now())).expect("time passes");
             }
         }
+    }
+
+    /// Sends a frame that was captured now.
+    fn send(&mut self, mid: Option<Mid>, codec: Codec, rid: Option<&str>, at: MediaTime, data: &[u8]) {
+        let mid = mid.expect("a media line");
+        let writer = self.rtc.writer(mid).expect("a line");
+        let fits = |params: &&PayloadParams| {
+            let format = params.spec().format;
+            params.spec().codec == codec && (codec != Codec::H264 || format.profile_level_id == Some(0x42_e01f))
+        };
+        let pt = writer.payload_params().find(fits).expect("a codec both have").pt();
+        let writer = rid.into_iter().fold(writer, |writer, rid| writer.rid(Rid::from(rid)));
+        writer.write(pt, Instant::now(), at, data).expect("room for a frame");
     }
 
     /// Frames of the picture that came: bytes, and time in microseconds.
@@ -243,7 +293,7 @@ async fn a_newcomer_sees_the_open_group_at_once_and_then_everything_with_its_tim
     client.until(|client| client.pictures().len() >= 10).await;
     let before = client.pictures();
     assert_eq!(before[0].0, picture(true, 1), "the keyframe comes first, unchanged");
-    assert!(before[9].1 - before[0].1 < 200_000, "what is past passes quickly: {before:?}");
+    assert!(before.windows(2).all(|pair| pair[0].1 < pair[1].1), "times grow: {before:?}");
 
     // From now on each frame is made at its time.
     let begun = Instant::now();
@@ -355,4 +405,120 @@ async fn what_cannot_be_watched_is_refused_with_a_reason() {
     // The session is over, and with it what was watched.
     room.stage.close_if(room.session);
     assert_eq!(room.ask("POST", "/api/whep/2", sdp, &offer).await.0, 404);
+}
+
+/// What a room made of what came: of each layer, group by group, numbers, starts and frames.
+type Groups = Arc<Mutex<Vec<(Made, u64, u64, Vec<(u64, Bytes)>)>>>;
+
+/// A room that publishes, into a list.
+fn feed(room: &Room, first: u64) -> (Feed, Groups) {
+    let timeline = Timeline::new(room.epoch);
+    timeline.set(Line::central(0));
+    let groups = Groups::default();
+    let into = Arc::clone(&groups);
+    let sink = move |layer, output| {
+        let mut groups = into.lock().expect("nobody panicked");
+        match output {
+            MadeOutput::Open { seq, t0 } => groups.push((layer, seq, t0.micros(), Vec::new())),
+            MadeOutput::Frame(frame) => {
+                let open = groups.iter_mut().rev().find(|group| group.0 == layer).expect("an open group");
+                open.3.push((frame.at.micros(), frame.data));
+            }
+            MadeOutput::Close { .. } => {}
+        }
+    };
+    let feed = Feed::start(&room.inlet, first, Duration::from_secs(2), timeline, Arc::new(sink)).expect("a thread");
+    (feed, groups)
+}
+
+/// Sends sound and pictures for so long, with a keyframe of each layer when it is asked for.
+async fn film(client: &mut Client, layers: &[Option<&str>], length: Duration) {
+    let begun = Instant::now();
+    let mut answered = client.asked.len();
+    let mut n = 0_u64;
+    while begun.elapsed() < length {
+        let at = u64::try_from(begun.elapsed().as_micros()).expect("a short test") + 5_000_000;
+        let ticks = |rate: u64| at * rate / 1_000_000;
+        let audio = client.audio;
+        client.send(audio, Codec::Opus, None, MediaTime::new(ticks(48_000), Frequency::FORTY_EIGHT_KHZ), &[0xf8, 1, 2]);
+        if n.is_multiple_of(2) {
+            let asked = client.asked.split_off(answered);
+            for rid in layers {
+                let key = n == 0 || asked.iter().any(|asked| asked.as_deref() == *rid);
+                let video = client.video;
+                let time = MediaTime::new(ticks(90_000), Frequency::NINETY_KHZ);
+                client.send(video, Codec::H264, *rid, time, &picture(key, 9));
+            }
+            client.asked.extend(asked);
+            answered = client.asked.len();
+        }
+        n += 1;
+        let due = begun + Duration::from_millis(20 * n);
+        while Instant::now() < due {
+            client.turn().await;
+        }
+    }
+}
+
+fn numbers(groups: &Groups, layer: Made) -> Vec<(u64, u64)> {
+    let groups = groups.lock().expect("nobody panicked");
+    groups.iter().filter(|group| group.0 == layer).map(|group| (group.1, group.2)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_browser_encodes_becomes_groups_that_begin_with_keyframes() {
+    let room = Room::new().await;
+    let (feed, groups) = feed(&room, 30);
+    feed.tell(crate::studio::intake::Input::Thumb(true));
+    let mut client = room.publish(&["main", "thumb"]).await;
+    film(&mut client, &[Some("main"), Some("thumb")], Duration::from_secs(7)).await;
+    let stats = tokio::task::spawn_blocking(move || feed.stop()).await.expect("a room that can be closed");
+    let (sound, main, thumb) =
+        (numbers(&groups, Made::Audio), numbers(&groups, Made::Main), numbers(&groups, Made::Thumb));
+    assert!(sound.len() >= 3 && sound[0].0 >= 30, "{sound:?}");
+    for picture in [&main, &thumb] {
+        assert!(picture.len() >= 3, "{picture:?}; asked {:?}", client.asked);
+        assert!(picture.iter().all(|group| sound.contains(group)), "{picture:?} of {sound:?}");
+    }
+    for (layer, seq, t0, frames) in &*groups.lock().expect("nobody panicked") {
+        assert!(frames.windows(2).all(|pair| pair[0].0 < pair[1].0), "{layer:?} {seq}: times grow");
+        if *layer != Made::Audio {
+            assert_eq!(*frames[0].1, picture(true, 9), "{layer:?} {seq} begins with a keyframe, unchanged");
+            assert!(frames[0].0 - t0 < 400_000, "{layer:?} {seq}: its keyframe comes soon after its start");
+        }
+    }
+    assert!(stats.audio.frames > 250 && stats.main.frames > 100, "{stats:?}");
+    assert_eq!((stats.no_picture, stats.no_sound), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_comes_anew_takes_over_and_no_number_is_used_twice() {
+    let room = Room::new().await;
+    let (feed, groups) = feed(&room, 0);
+    let mut first = room.publish(&[]).await;
+    film(&mut first, &[None], Duration::from_secs(3)).await;
+    let mut second = room.publish(&[]).await;
+    first.until(|client| client.left).await;
+    film(&mut second, &[None], Duration::from_secs(4)).await;
+    assert_eq!(room.ask("DELETE", &second.at, "text/plain", "").await.0, 200);
+    second.until(|client| client.left).await;
+    let stats = tokio::task::spawn_blocking(move || feed.stop()).await.expect("a room that can be closed");
+    for layer in [Made::Audio, Made::Main] {
+        let numbers = numbers(&groups, layer);
+        assert!(numbers.len() >= 3, "{layer:?} {numbers:?}");
+        assert!(numbers.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "{layer:?} {numbers:?}");
+    }
+    assert!(stats.main.frames > 100, "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_vanished_is_watched_for_no_longer() {
+    let room = Room::new().await;
+    let client = room.watch(2, "main").await;
+    let mut wanted = room.browser.wanted();
+    assert!(!wanted.borrow_and_update().is_empty());
+    // As a machine that sleeps or a browser that is killed: nothing more comes, not even a goodbye.
+    drop(client);
+    let gone = tokio::time::timeout(Duration::from_secs(40), wanted.changed()).await;
+    assert!(gone.is_ok() && wanted.borrow().is_empty());
 }

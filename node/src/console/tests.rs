@@ -89,6 +89,7 @@ fn node() -> mpsc::Sender<Call> {
             let _ = reply.send(match request {
                 Request::SessionStart { .. } | Request::SessionEnd { .. } => Response::Session(Box::new(session())),
                 Request::AccessLog { .. } => Response::AccessLog(Box::default()),
+                Request::Room => Response::Room(Box::default()),
                 _ => Response::Stats(Box::new(Stats { session: None, shown: vec![] })),
             });
         }
@@ -219,10 +220,19 @@ const ENTRANCES: [(&str, &str, &str); 6] = [
     ("GET", "/api/me", ""),
 ];
 
-/// What is open to whoever is at the machine: the screen, and the way in and out.
-const OPEN: [(&str, &str); 6] = [
+/// What is open to whoever is at the machine, who sees, hears and is seen in the room anyway: the screen, live sound and picture
+/// both ways, and the way in and out.
+const OPEN: [(&str, &str); 14] = [
     ("GET", "/"),
     ("GET", "/assets/{name}"),
+    ("GET", "/api/openapi.json"),
+    ("GET", "/api/state"),
+    ("GET", "/api/live"),
+    ("POST", "/api/whip"),
+    ("DELETE", "/api/whip/{place}"),
+    ("POST", "/api/whep/{place}"),
+    ("DELETE", "/api/whep/{place}"),
+    ("PUT", "/api/whep/{place}/layer"),
     ("GET", "/api/status"),
     ("GET", "/api/stats"),
     ("POST", "/api/login"),
@@ -509,4 +519,61 @@ async fn whatever_is_refused_is_in_the_access_log_with_as_much_as_is_known_of_wh
     ];
     let expected = expected.map(|(who, deed, reason, times)| ((who, deed, reason.to_owned()), times));
     assert_eq!(told, expected.into());
+}
+
+/// Begins a WebSocket and gives the answer's head and the stream.
+async fn socket(room: &Room, origin: &str) -> (String, TcpStream) {
+    let mut stream = TcpStream::connect(room.console.at).await.unwrap();
+    let host = room.console.at;
+    let request = format!(
+        "GET /api/live HTTP/1.1\r\nHost: {host}\r\n{origin}Connection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    (String::from_utf8(head).unwrap(), stream)
+}
+
+#[tokio::test]
+async fn a_page_is_told_the_state_at_once_and_another_page_nothing() {
+    let room = Room::new().await;
+    let ours = format!("Origin: http://{}\r\n", room.console.at);
+    let (head, mut stream) = socket(&room, &ours).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    // RFC 6455 5.2: a whole text frame, its length in two bytes.
+    assert_eq!(stream.read_u8().await.unwrap(), 0x81);
+    assert_eq!(stream.read_u8().await.unwrap(), 126);
+    let mut text = vec![0; stream.read_u16().await.unwrap().into()];
+    stream.read_exact(&mut text).await.unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!((&told["type"], &told["state"]["publishing"]), (&"state".into(), &false.into()), "{told}");
+
+    for origin in ["", "Origin: http://evil.example\r\n", "Origin: null\r\n"] {
+        let (head, _) = socket(&room, origin).await;
+        assert!(head.starts_with("HTTP/1.1 403"), "{origin}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn pages_that_are_told_have_places_of_their_own_and_give_them_back() {
+    let room = Room::new().await;
+    let ours = format!("Origin: http://{}\r\n", room.console.at);
+    let mut held = Vec::new();
+    for n in 0..super::room::SOCKETS_MAX {
+        let (head, stream) = socket(&room, &ours).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{n}: {head}");
+        held.push(stream);
+    }
+    let (head, _) = socket(&room, &ours).await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert_eq!(room.get("/api/status", &[]).await.status, 200, "others are served meanwhile");
+    drop(held);
+    let patience = std::time::Instant::now() + Duration::from_secs(10);
+    while !socket(&room, &ours).await.0.starts_with("HTTP/1.1 101") {
+        assert!(std::time::Instant::now() < patience, "places are given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

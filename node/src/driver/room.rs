@@ -85,8 +85,9 @@ impl Driver {
         }
         let points = running.points.iter().map(|Seat { number, node, name, joined }| {
             let (audio, video) = self.stage.recent(*number);
-            // A delegate is told of itself and central only, but sees of everybody what comes.
-            let connected = *node == self.me || *joined || audio || video;
+            // A delegate is told of itself and central only; of the others it sees what comes.
+            let told = running.central == self.me || [self.me, running.central].contains(node);
+            let connected = *node == self.me || if told { *joined } else { audio || video };
             LivePoint {
                 number: number.get(),
                 name: name.clone(),

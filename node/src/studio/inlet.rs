@@ -109,7 +109,7 @@ impl Shared {
 
 /// A room that publishes what browsers send.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(crate) struct Feed {
     sender: Option<SyncSender<Input>>,
     inlet: Inlet,
     stats: Arc<Mutex<production::Stats>>,
@@ -118,7 +118,7 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Takes what comes from now on, with group numbers from `first_seq`.
-    pub(super) fn start(
+    pub(crate) fn start(
         inlet: &Inlet,
         first_seq: u64,
         length: Duration,
@@ -140,7 +140,7 @@ impl Feed {
     }
 
     /// Tells the room, unless its queue is full: whoever needs it asks again.
-    pub(super) fn tell(&self, input: Input) {
+    pub(crate) fn tell(&self, input: Input) {
         if let Some(sender) = &self.sender {
             // The thread ends only with this, or by a fault that was reported.
             let _ = sender.try_send(input);
@@ -148,17 +148,17 @@ impl Feed {
     }
 
     /// The recorded picture may have so many bits per second.
-    pub(super) fn set_bitrate(&self, bits: u32) {
+    pub(crate) fn set_bitrate(&self, bits: u32) {
         self.inlet.shared.asks.send_if_modified(|asks| asks.bits.replace(bits) != Some(bits));
     }
 
     /// What was made so far.
-    pub(super) fn stats(&self) -> production::Stats {
+    pub(crate) fn stats(&self) -> production::Stats {
         lock(&self.stats).clone()
     }
 
     /// Closes every group; they were given to the sink when this returns.
-    pub(super) fn stop(mut self) -> production::Stats {
+    pub(crate) fn stop(mut self) -> production::Stats {
         self.finish();
         self.stats()
     }
@@ -234,8 +234,8 @@ impl Work {
 /// With the words for what does not come.
 fn missing(picture: bool, sound: bool, stats: production::Stats) -> production::Stats {
     production::Stats {
-        no_picture: picture.then(|| "no browser sends a camera's".to_owned()),
-        no_sound: sound.then(|| "no browser sends a microphone's".to_owned()),
+        no_picture: picture.then(|| "no browser sends any".to_owned()),
+        no_sound: sound.then(|| "no browser sends any".to_owned()),
         ..stats
     }
 }

@@ -31,6 +31,7 @@ fn requests() -> Vec<(Request, Option<Right>, &'static [Role])> {
     let text = String::new;
     vec![
         (Request::Status, None, &Role::ALL),
+        (Request::Room, None, &Role::ALL),
         (Request::Stats, None, &Role::ALL),
         (Request::SessionList, None, &Role::ALL),
         (Request::SessionShow { session: text() }, None, &Role::ALL),
