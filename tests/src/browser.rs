@@ -1,43 +1,48 @@
-//! A real browser: scripts of `tests/browser`, run by Node.js with the system's Chromium against nodes that a test has started.
+//! A real browser: scripts of `tests/browser`, run by Node.js with the system's Chromium against nodes that a test has started;
+//! and the checks that the page's own sources bring along.
 //!
-//! The scripts run from a copy beside what is built, where npm puts their two libraries once, so that the source tree stays as it
-//! was checked out. A script that finds something wrong ends with another code than 0, and what it said is shown.
+//! Both run from a copy beside what is built, where npm puts the libraries once, so that the source tree stays as it was checked
+//! out. A script that finds something wrong ends with another code than 0, and what it said is shown.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::program::{Call, Finished, path, root};
 
 /// Fetching the libraries takes some seconds, once.
-const INSTALL_MAX: Duration = Duration::from_secs(120);
+const INSTALL_MAX: Duration = Duration::from_secs(180);
 
-/// Runs a script to its end.
+/// Runs a script of `tests/browser` to its end.
 ///
 /// # Panics
 ///
 /// If it fails or takes longer than `limit`.
 pub fn run(script: &str, args: &[&str], limit: Duration) -> Finished {
-    let script = folder().join(script);
-    let args = [script.to_str().expect("our paths are UTF-8")].into_iter().chain(args.iter().copied());
-    Call::of("node", args).limit(limit).run().succeeded()
+    let script = prepared("tests/browser", "browser").join(script);
+    Call::of("node", [script]).args(args.iter().copied()).limit(limit).run().succeeded()
 }
 
-/// The copy, with its libraries.
-fn folder() -> PathBuf {
+/// Runs what `node/web/package.json` calls `script`.
+///
+/// # Panics
+///
+/// If it fails or takes longer than `limit`.
+pub fn page(script: &str, limit: Duration) -> Finished {
+    let folder = prepared("node/web", "page");
+    Call::of("npm", ["--prefix"]).arg(folder).args(["run", "--silent", script]).limit(limit).run().succeeded()
+}
+
+/// A copy of a folder of ours, with its libraries.
+fn prepared(source: &str, name: &str) -> PathBuf {
     static ONE: Mutex<()> = Mutex::new(());
     // It guards nothing that a failed test could have left broken: what is missing is made again.
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let source = root().join("tests/browser");
-    let copy = path().ancestors().nth(2).expect("the program lies in TARGET/PROFILE").join("browser");
-    fs::create_dir_all(&copy).expect("room for a folder");
-    let files = fs::read_dir(&source).expect("the scripts").map(|entry| entry.expect("readable").path());
-    for file in files.filter(|file| file.is_file()) {
-        fs::copy(&file, copy.join(file.file_name().expect("a file"))).expect("room for a file");
-    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let copy = path().ancestors().nth(2).expect("the program lies in TARGET/PROFILE").join(name);
+    transfer(&root().join(source), &copy);
     let (lock, installed) = (copy.join("package-lock.json"), copy.join("installed.json"));
-    if read(&lock) != read(&installed) {
+    if fs::read(&lock).ok() != fs::read(&installed).ok() {
         let args = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"];
         Call::of("npm", args).arg(&copy).limit(INSTALL_MAX).run().succeeded();
         fs::copy(&lock, &installed).expect("room for a file");
@@ -45,6 +50,21 @@ fn folder() -> PathBuf {
     copy
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
-    fs::read(path).ok()
+/// Copies a folder, without what somebody's own npm left in it.
+fn transfer(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("room for a folder");
+    for entry in fs::read_dir(from).expect("a folder of ours") {
+        let from = entry.expect("readable").path();
+        let to = to.join(from.file_name().expect("a name"));
+        if from.ends_with("node_modules") || from.ends_with("dist") {
+            continue;
+        }
+        if from.is_dir() {
+            // A file that is no more must not be checked.
+            let _ = fs::remove_dir_all(&to);
+            transfer(&from, &to);
+        } else {
+            fs::copy(&from, &to).expect("room for a file");
+        }
+    }
 }

@@ -59,9 +59,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
     lack.iter().for_each(|lack| tell(lack));
     tell(&format!("Setting up {} points in {}", args.points, folder.display()));
     let mut mesh = Mesh::start(&folder, args.points, &args.source)?;
-    for point in mesh.points() {
-        tell(&format!("  {:<22} {}", point.name, point.console));
-    }
+    tell_pages(&mesh);
     mesh.wait_until_met(MEET_MAX)?;
     let central = mesh.central().to_owned();
     let request =
@@ -87,7 +85,8 @@ pub(crate) fn main(args: Args) -> Result<()> {
         output::print(&report.describe(&folder, &check, lack.as_deref()))?;
     }
     if args.keep {
-        tell("The nodes go on running; press Ctrl-C to end them");
+        tell("The nodes go on running, each with its page, until Ctrl-C is pressed:");
+        tell_pages(&mesh);
         mesh.until_interrupted()?;
     }
     mesh.stop()
@@ -109,6 +108,13 @@ fn folder(given: Option<&Path>) -> Result<PathBuf> {
         return Err(Failure::new(Fault::Refused, reason).into());
     }
     Ok(folder)
+}
+
+/// Where a browser on this machine finds each room.
+fn tell_pages(mesh: &Mesh) {
+    for point in mesh.points() {
+        tell(&format!("  {:<22} {}", point.name, point.console));
+    }
 }
 
 /// Progress, for people: on stderr, so that stdout holds the result alone.

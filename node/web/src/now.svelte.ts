@@ -1,45 +1,73 @@
-// What the node says now, asked each second, and whether it answers at all.
-//
-// The node's clock may differ from this browser's; what the page says about times follows the node's (`at`).
+// What the node says now. It tells the page of every change over a WebSocket, so that a point that was lost shows within the
+// second; when that breaks, the page connects again until it succeeds, and says meanwhile that it knows nothing new.
 
-import { get } from './api/ask';
-import type { Status } from './api/shapes';
+import type { News, State } from './api/shapes';
+import { wait } from './room/backoff';
 
-const EVERY_MS = 1000;
-const PATIENCE_MS = 5000;
+/** The node says something each ten seconds even if nothing changes. One that is silent for longer is gone. */
+const SILENCE_MS = 25_000;
+/** A connection that is back within this time was not worth a word. */
+const UNSAID_MS = 2000;
 
 class Now {
-  status = $state.raw<Status | null>(null);
-  /** This browser's clock when the node stopped answering. */
+  state = $state.raw<State | null>(null);
+  /** This browser's clock when the node was last heard of, if it does not answer now. */
   lost = $state<number | null>(null);
   /** The time, to the second. */
   at = $state(Date.now());
 
-  #asking = false;
+  /** How far the node's clock is ahead of this browser's. */
+  #ahead = 0;
+  #socket: WebSocket | null = null;
+  #heard = 0;
+  #down: number | null = null;
+  #tries = 0;
 
   start(): void {
-    setInterval(() => void this.#tick(), EVERY_MS);
-    // A machine that slept comes back at once and not at the next turn.
-    document.addEventListener('visibilitychange', () => void this.#tick());
-    void this.#tick();
+    setInterval(() => this.#tick(), 1000);
+    // A machine that slept finds its connection dead: it is tried at once and not at the next turn.
+    const awake = () => {
+      this.#tick();
+      if (!document.hidden && this.#socket === null) this.#connect();
+    };
+    document.addEventListener('visibilitychange', awake);
+    addEventListener('online', awake);
+    this.#connect();
   }
 
-  /** Asks at once, after something was done. */
-  again(): Promise<void> {
-    return this.#tick();
+  /** A moment of the node's clock by this browser's. */
+  here(ms: number): number {
+    return ms - this.#ahead;
   }
 
-  async #tick(): Promise<void> {
+  #tick(): void {
     this.at = Date.now();
-    if (this.#asking || document.hidden) return;
-    this.#asking = true;
-    try {
-      this.status = await get<Status>('/api/status', PATIENCE_MS);
+    if (this.#socket && this.#heard && this.at - this.#heard > SILENCE_MS) this.#socket.close();
+    if (this.#down !== null && this.at - this.#down > UNSAID_MS) this.lost = this.#down;
+  }
+
+  #connect(): void {
+    const socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/api/live`);
+    this.#socket = socket;
+    this.#heard = Date.now();
+    socket.addEventListener('message', ({ data }) => {
+      const news = JSON.parse(String(data)) as News;
+      if (news.type !== 'state' || socket !== this.#socket) return;
+      this.#heard = Date.now();
+      this.#ahead = news.state.now_ms - this.#heard;
+      this.#tries = 0;
+      this.#down = null;
       this.lost = null;
-    } catch {
-      this.lost ??= Date.now();
-    }
-    this.#asking = false;
+      this.state = news.state;
+    });
+    socket.addEventListener('close', () => {
+      if (socket !== this.#socket) return;
+      this.#socket = null;
+      this.#down ??= Date.now();
+      setTimeout(() => {
+        if (this.#socket === null) this.#connect();
+      }, wait(this.#tries++));
+    });
   }
 }
 

@@ -1,4 +1,17 @@
-// The shapes of the node's answers. Times are unix milliseconds of the node's clock unless their name says otherwise.
+// The shapes of the node's answers: those of the live room as the node's own description has them (`schema.ts` is made from
+// `openapi.json` by `npm run types`), the others by hand, with the names that `diemcau --json` promises to scripts. Times are
+// unix milliseconds of the node's clock.
+
+import type { components } from './schema';
+
+type Schemas = components['schemas'];
+
+/** What the node tells of the room. */
+export type News = Schemas['News'];
+export type State = Schemas['State'];
+export type Live = Schemas['Live'];
+export type LivePoint = Schemas['LivePoint'];
+export type Layer = Schemas['Layer'];
 
 export interface Status {
   self: {

@@ -73,6 +73,11 @@ class Devices {
     this.faults = [];
   }
 
+  /** Tries once more what did not work; somebody may have allowed it meanwhile. */
+  async again(): Promise<void> {
+    if (this.#users > 0 && this.state === 'off') await this.#open();
+  }
+
   /** Whether the devices may be opened without the browser asking anybody. */
   async allowed(): Promise<boolean> {
     try {
