@@ -13,6 +13,7 @@ mod logbook;
 mod manifests;
 pub mod rebuild;
 mod receipts;
+mod restored;
 mod rosters;
 mod scrub;
 mod segments;
@@ -43,6 +44,7 @@ use crate::{
 pub use logbook::{Logbook, Logged};
 pub use manifests::Manifests;
 pub use receipts::Received;
+pub use restored::Recovery;
 pub use scrub::Stretch;
 pub use segments::Signing;
 

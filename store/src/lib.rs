@@ -8,7 +8,7 @@
 //! - [`signed`] is the form of signed records, [`cbor`] what they are written in; [`journal`], [`segment`], [`manifest`],
 //!   [`receipt`], [`access`], [`roster`] and [`session`] are such records and the plain ones beside them.
 //! - [`inventory`] says which groups somebody has, [`placement`] who should; [`verify`] whether a recording is what was
-//!   recorded; [`scrub`] how far it was read again.
+//!   recorded, [`recover`] what can be believed of one that comes back from others; [`scrub`] how far it was read again.
 //!
 //! All of these are pure: bytes in, values out. What touches a disk is apart:
 //!
@@ -28,6 +28,7 @@ pub mod manifest;
 pub mod placement;
 pub mod receipt;
 pub mod record;
+pub mod recover;
 pub mod roster;
 pub mod schema;
 pub mod scrub;

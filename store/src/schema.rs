@@ -43,7 +43,8 @@ impl Store {
 /// A column family: keys of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Column {
-    /// `meta` — name → value: `schema` → [`VERSION`].
+    /// `meta` — name → value: `schema` → [`VERSION`]; [`RECOVERY_KEY`] → what is being taken back from others; [`RESTORED`], then
+    /// session (16) → nothing: it was taken back; [`OWED`], then session (16) → nothing: our own segments must be.
     Config,
     /// `meta` — session (16) → [`crate::session::Head`].
     Sessions,
@@ -146,6 +147,15 @@ impl Column {
 
 /// Key of the schema's version in [`Column::Config`].
 pub const SCHEMA_KEY: &[u8] = b"schema";
+
+/// Key of what is being taken back from others in [`Column::Config`].
+pub const RECOVERY_KEY: &[u8] = b"recovery";
+
+/// What keys of sessions that were taken back begin with in [`Column::Config`].
+pub const RESTORED: &[u8] = b"restored/";
+
+/// What keys of sessions begin with in [`Column::Config`] whose archive was lost while they ran.
+pub const OWED: &[u8] = b"owed/";
 
 /// Key in [`Column::Groups`], [`Column::Addresses`].
 pub fn group_key(id: &GroupId) -> [u8; 26] {
