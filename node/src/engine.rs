@@ -9,6 +9,7 @@ pub mod keeper;
 pub mod lockout;
 pub mod manifest;
 pub mod rate;
+pub mod recover;
 pub mod replica;
 pub mod rights;
 pub mod roster;

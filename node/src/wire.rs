@@ -4,6 +4,7 @@ pub mod control;
 mod envelope;
 pub mod evidence;
 pub mod media;
+pub mod recover;
 pub mod replica;
 pub mod roster;
 

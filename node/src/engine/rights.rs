@@ -23,6 +23,8 @@ pub struct Members {
     me: NodeId,
     points: BTreeMap<NodeId, Member>,
     revoked: BTreeSet<NodeId>,
+    /// The nodes whose place a point has taken, one after the other.
+    before: BTreeMap<NodeId, BTreeSet<NodeId>>,
 }
 
 /// A point of the roster, as far as rights are concerned.
@@ -37,14 +39,39 @@ pub struct Member {
 impl Members {
     /// The mesh of these points, seen from `me`; the `revoked` are told apart from strangers in words only.
     pub fn new(me: NodeId, points: BTreeMap<NodeId, Member>, revoked: BTreeSet<NodeId>) -> Self {
-        Members { me, points, revoked }
+        Members { me, points, revoked, before: BTreeMap::new() }
     }
 
     /// As this node's roster has it.
     pub fn of(me: NodeId, roster: &Membership) -> Self {
         let member = |point: &Point| Member { name: point.name.clone(), rights: point.rights.clone() };
         let points = roster.points().iter().map(|point| (point.node, member(point))).collect();
-        Members::new(me, points, roster.all_revoked().map(|revoked| revoked.node).collect())
+        let mut members = Members::new(me, points, roster.all_revoked().map(|revoked| revoked.node).collect());
+        for replaced in roster.all_revoked() {
+            let mut heir = replaced.replaced_by;
+            // As many steps as there are nodes to step on: a roster may say anything.
+            for _ in 0..members.revoked.len() {
+                let Some(node) = heir else { break };
+                if members.points.contains_key(&node) {
+                    members.before.entry(node).or_default().insert(replaced.node);
+                    break;
+                }
+                heir = roster.revoked(&node).and_then(|next| next.replaced_by);
+            }
+        }
+        members
+    }
+
+    /// A point and the nodes whose place it has: what they had a right to get back, it has.
+    pub fn with_before(&self, node: &NodeId) -> BTreeSet<NodeId> {
+        let mut nodes = self.before.get(node).cloned().unwrap_or_default();
+        nodes.insert(*node);
+        nodes
+    }
+
+    /// Whether a node is a point, or was one.
+    pub fn knew(&self, node: &NodeId) -> bool {
+        self.points.contains_key(node) || self.revoked.contains(node)
     }
 
     /// A point.
@@ -151,6 +178,13 @@ impl Part {
             None => Part::Outside,
         }
     }
+
+    /// The best of what these nodes are: a point and those whose place it has.
+    pub fn best(head: &Head, nodes: &BTreeSet<NodeId>) -> Part {
+        let parts: Vec<_> = nodes.iter().map(|node| Part::of(head, node)).collect();
+        let order = [Part::Central, Part::Point, Part::Removed];
+        order.into_iter().find(|part| parts.contains(part)).unwrap_or(Part::Outside)
+    }
 }
 
 /// Whose tracks.
@@ -193,6 +227,8 @@ pub enum Deed<'a> {
         /// Whether it is to hold a copy.
         assigned: bool,
     },
+    /// Get the record of a session back after its archive was lost, by its part or that of the node whose place it has.
+    Recover(Part, Tracks),
 
     /// See what this point is, who is there, which sessions there were and what happened in them.
     See,
@@ -345,6 +381,12 @@ fn node_may(members: &Members, node: &NodeId, deed: Deed<'_>) -> Result<(), Deni
             Part::Outside | Part::Unknown if assigned => has(Right::Hold),
             Part::Removed | Part::Outside | Part::Unknown => takes_part(part),
         },
+        Deed::Recover(part, tracks) => match (part, tracks) {
+            // What it signed itself it must have back before it signs again.
+            (Part::Central, _) | (Part::Point | Part::Removed, Tracks::Own) => Ok(()),
+            (Part::Point, Tracks::Anothers) => has(Right::Hold).or(has(Right::Read)),
+            (Part::Removed | Part::Outside | Part::Unknown, _) => takes_part(part),
+        },
         Deed::See
         | Deed::Start
         | Deed::End
@@ -400,7 +442,8 @@ fn point_may(members: &Members, deed: Deed<'_>) -> Result<(), Denied> {
         | Deed::Send(..)
         | Deed::Receive(_)
         | Deed::Assign { .. }
-        | Deed::Fetch { .. } => return Err(Denied::Entrance),
+        | Deed::Fetch { .. }
+        | Deed::Recover(..) => return Err(Denied::Entrance),
     };
     let has = members.points.get(&members.me).is_some_and(|me| me.rights.contains(&right));
     if has { Ok(()) } else { Err(Denied::WeLack(right)) }
@@ -425,7 +468,8 @@ fn roles(deed: Deed<'_>) -> Option<&'static [Role]> {
         | Deed::Send(..)
         | Deed::Receive(_)
         | Deed::Assign { .. }
-        | Deed::Fetch { .. } => None,
+        | Deed::Fetch { .. }
+        | Deed::Recover(..) => None,
     }
 }
 

@@ -119,6 +119,11 @@ pub enum Input {
         /// Whether.
         whole: bool,
     },
+    /// A session is not to be held any more, or not by this part. What comes of it after is not looked at.
+    Forget {
+        /// The session.
+        session: SessionId,
+    },
     /// Time passed.
     Tick,
 }
@@ -313,6 +318,12 @@ impl Pulls {
                         }
                         false => self.with(session, Stage::Signing, |pull| pull.stage = Stage::Waiting),
                     }
+                }
+            }
+            Input::Forget { session } => {
+                if let Some(pull) = self.pulls.remove(&session) {
+                    self.waiting.remove(&(pull.at, session));
+                    self.active.remove(&session);
                 }
             }
             Input::Tick => {}

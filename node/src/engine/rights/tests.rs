@@ -249,3 +249,71 @@ fn a_part_follows_from_the_head() {
     let parts = [CHAIR, US, PLAIN, READ].map(|node| Part::of(&head, &id(node)));
     assert_eq!(parts, [Part::Central, Part::Point, Part::Removed, Part::Outside]);
 }
+
+#[test]
+fn who_lost_its_archive_gets_back_what_it_had_a_right_to() {
+    nodes(Deed::Recover(Part::Central, Tracks::Anothers), |_| Ok(()));
+    for part in [Part::Central, Part::Point, Part::Removed] {
+        nodes(Deed::Recover(part, Tracks::Own), |_| Ok(()));
+    }
+    nodes(Deed::Recover(Part::Point, Tracks::Anothers), |node| match node {
+        HOLD | READ => Ok(()),
+        _ => Err(Denied::Lacks(Right::Read)),
+    });
+    nodes(Deed::Recover(Part::Removed, Tracks::Anothers), |_| Err(Denied::Removed));
+    for part in [Part::Outside, Part::Unknown] {
+        for tracks in [Tracks::Own, Tracks::Anothers] {
+            nodes(Deed::Recover(part, tracks), |_| Err(Denied::Outside));
+        }
+    }
+}
+
+#[test]
+fn a_new_machine_has_the_part_of_those_whose_place_it_took_and_of_nobody_else() {
+    use store::keys::{NodeKey, WrapKey};
+    use store::roster::{Revoked, Roster};
+    use store::signed::Signed;
+
+    let revoked = |node, by: Option<u8>| Revoked {
+        node: id(node),
+        name: format!("Điểm {node}"),
+        reason: "replaced".into(),
+        unix_ms: 0,
+        replaced_by: by.map(id),
+    };
+    let point = |node: u8, replaces: Option<u8>| Point {
+        node: id(node),
+        wrap: WrapKey::from_bytes(&[node + 1; 32]).public(),
+        name: format!("Xã {node}"),
+        level: String::new(),
+        zone: String::new(),
+        rights: BTreeSet::new(),
+        addresses: vec![],
+        replaces: replaces.map(id),
+    };
+    let roster = Roster {
+        number: 1,
+        prev: Hash::NONE,
+        agency: "Thử".into(),
+        recovery: WrapKey::from_bytes(&[99; 32]).public(),
+        issued_unix_ms: 0,
+        points: vec![point(0, None), point(3, Some(2))],
+        // The first machine, its heir, which died too, and one that was thrown out.
+        revoked: vec![revoked(1, Some(2)), revoked(2, Some(3)), revoked(4, None)],
+        void: vec![],
+    };
+    let key = NodeKey::from_bytes(&[42; 32]);
+    let roster = Membership::new(Signed::new(roster, &key), &key.id()).unwrap();
+    let mesh = Members::of(id(0), &roster);
+    assert_eq!(mesh.with_before(&id(3)), [1, 2, 3].map(id).into());
+    assert_eq!(mesh.with_before(&id(0)), [id(0)].into());
+    assert!(mesh.knew(&id(4)) && !mesh.knew(&id(5)));
+    let part = |of: &Head, node| Part::best(of, &mesh.with_before(&id(node)));
+    assert_eq!(part(&head(1, &[0, 1]), 3), Part::Central);
+    assert_eq!(part(&head(0, &[0, 2]), 3), Part::Point);
+    assert_eq!(part(&head(0, &[0, 4]), 3), Part::Outside);
+    let mut removed = head(0, &[0, 2]);
+    let (number, commitment) = (removed.points[1].number, Hash::NONE);
+    removed = removed.next(commitment, 1, vec![number]).unwrap();
+    assert_eq!(part(&removed, 3), Part::Removed);
+}
