@@ -55,8 +55,9 @@ pub fn gather(
     let point = head.number(&node).ok_or_else(|| unreadable("place of this point in the head".into()))?;
     let chain = archive.segment_chain(&session, point, node)?;
     let standing = Standing { len: chain.len(), more: false, closed: chain.is_closed() };
-    if standing.closed {
-        return Ok((None, standing));
+    // What was lost once is closed: how far it was signed is for others to say.
+    if standing.closed || archive.is_restored(&session)? {
+        return Ok((None, Standing { closed: true, ..standing }));
     }
     let wraps = archive.wraps(&session, &node)?;
     let keys = head.open(&wraps, &signer.wrap, node).map_err(|error| unreadable(format!("key ({error})")))?;

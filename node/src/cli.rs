@@ -22,6 +22,7 @@ mod passphrase;
 mod private;
 mod qr;
 mod reading;
+mod recover;
 mod run;
 mod scrub;
 mod session;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use store::keys::{Epoch, Wrap};
 use store::roster::GrantId;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -38,8 +39,8 @@ use crate::accounts::order::{Done, Order};
 use crate::engine::rights::Who;
 
 pub use answer::{
-    Clock, Counters, Disk, Fact, Fault, JournalLine, Latency, Own, PointStatus, Running, Session, SessionPoint, Shown,
-    State, Stats, Status,
+    Clock, Counters, Disk, Fact, Fault, JournalLine, Latency, Own, PointStatus, Recovery, Running, Session,
+    SessionPoint, Shown, State, Stats, Status,
 };
 
 /// The socket's name inside the data folder.
@@ -116,6 +117,24 @@ pub enum Request {
         /// Its whole id.
         session: String,
     },
+    /// Take back from other points what this one lost. It goes on by itself, after a restart too, until it is done. Answered
+    /// by [`Response::Recovery`] at once.
+    Recover {
+        /// This session alone, by its whole id.
+        session: Option<String>,
+        /// From these points alone, by name or node id; from all if there are none.
+        from: Vec<String>,
+    },
+    /// How far that has come. Answered by [`Response::Recovery`].
+    Recovery,
+    /// Keep keys of a session that were opened with the recovery key and wrapped for this point. Answered by
+    /// [`Response::Done`] once they are on the disk.
+    Keys {
+        /// Its whole id.
+        session: String,
+        /// By epoch.
+        wraps: Vec<(Epoch, Wrap)>,
+    },
     /// A page of the access log. Answered by [`Response::AccessLog`].
     AccessLog {
         /// Number of the first entry.
@@ -179,6 +198,8 @@ pub enum Response {
     AccessLog(Box<AccessPage>),
     /// To [`Request::Scrubs`].
     Scrubs(Box<scrub::Scrubs>),
+    /// To [`Request::Recover`] and [`Request::Recovery`].
+    Recovery(Box<Recovery>),
     /// Done, and there is nothing to tell.
     Done,
     /// Not done.

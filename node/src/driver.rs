@@ -14,6 +14,7 @@ mod keys;
 mod manifest;
 mod porch;
 mod recall;
+mod recover;
 mod replica;
 mod room;
 mod scrub;
@@ -59,6 +60,7 @@ use crate::studio::{self, Keys, Shown, Studio};
 use crate::unwritten::Unwritten;
 use crate::vault::{self, Vault};
 use porch::Porch;
+use recover::Recovering;
 use replica::Copying;
 use room::Presence;
 use scrub::Scrubbing;
@@ -172,6 +174,7 @@ struct Events {
     copies: mpsc::Receiver<replica::Told>,
     wishes: mpsc::Receiver<Wish>,
     scrub: mpsc::Receiver<scrub::Told>,
+    recovery: mpsc::Receiver<recover::Told>,
     porch: mpsc::Receiver<door::Input>,
 }
 
@@ -201,6 +204,8 @@ struct Driver {
     copying: Copying,
     /// Knows when what is stored is read again.
     scrubbing: Scrubbing,
+    /// Takes back what was lost.
+    recovering: Recovering,
     /// Signed records of other points that may wait for the vault.
     takes: Arc<Semaphore>,
     /// Where those stand who want to join.
@@ -357,6 +362,7 @@ impl Driver {
         let (told_of_records, from_points) = mpsc::channel(TAKES_MAX);
         let (copying, from_copying) = Copying::new(&identity.node);
         let (scrubbing, from_scrubbing) = Scrubbing::new(me);
+        let (recovering, from_recovering) = Recovering::new(&identity.node);
         let (studio_events, from_studio) = mpsc::channel(EVENTS_MAX);
         let studio = Studio::new(
             studio::Config {
@@ -404,6 +410,7 @@ impl Driver {
             told_of_records,
             copying,
             scrubbing,
+            recovering,
             takes: Arc::new(Semaphore::new(TAKES_MAX)),
             porch,
             roster,
@@ -453,6 +460,7 @@ impl Driver {
             copies: from_copying,
             wishes: from_browsers,
             scrub: from_scrubbing,
+            recovery: from_recovering,
             porch: from_porch,
         };
         Ok((driver, events))
@@ -467,6 +475,7 @@ impl Driver {
         self.recall()?;
         self.recall_copies();
         self.recall_scrub();
+        self.recall_recovery();
         self.carry_out_all();
         while !self.stopping {
             // Far away when nothing is due; any input comes back here.
@@ -477,6 +486,7 @@ impl Driver {
                 self.manifests.deadline(),
                 self.copying.deadline(),
                 self.scrubbing.deadline(),
+                self.recovering.deadline(),
                 self.porch.deadline(),
             ];
             let far = Instant::now() + Duration::from_secs(60);
@@ -494,6 +504,7 @@ impl Driver {
                 Some(wish) = events.wishes.recv() => self.wished(wish),
                 Ok(()) = self.watched.changed() => self.rewatch(),
                 Some(event) = events.scrub.recv() => self.scrub(event),
+                Some(event) = events.recovery.recv() => self.told_of_recovery(event),
                 Some(event) = events.porch.recv() => self.knocked(event),
                 Some((who, request, reply)) = calls.recv() => self.call(who, request, reply),
                 () = tokio::time::sleep_until(deadline.into()) => self.tick(),
@@ -513,6 +524,7 @@ impl Driver {
         self.close_record(closing::Input::Tick);
         self.copies_tick();
         self.scrub(scrub::Told::Scrub(crate::engine::scrub::Input::Tick));
+        self.recovery_tick();
         self.knocked(door::Input::Tick);
     }
 
@@ -574,6 +586,7 @@ impl Driver {
                 self.close_record(closing::Input::Up { node });
                 self.copies_reach(node, true);
                 self.scrub(scrub::Told::Scrub(crate::engine::scrub::Input::Up { node }));
+                self.recovery_reach(node, true);
             }
             mesh::Event::Down { node } => {
                 tracing::info!(point = self.name(node), "offline");
@@ -582,6 +595,7 @@ impl Driver {
                 self.witness(witness::Input::Down { node });
                 self.close_record(closing::Input::Down { node });
                 self.copies_reach(node, false);
+                self.recovery_reach(node, false);
             }
             mesh::Event::Stranger { node, from } => self.turned_away(Some(node), from, Door::Mesh),
             mesh::Event::Refused { node, reason } => {
@@ -616,6 +630,7 @@ impl Driver {
             media::Event::Shed { node, track, seq, .. } => {
                 self.count("groups_shed");
                 self.copies_yield();
+                self.recovery_yield();
                 tracing::debug!(point = self.name(node), %track, seq, "a group is left out for a slow line");
             }
             media::Event::Budget { node, bits } => {

@@ -95,6 +95,10 @@ pub fn own(archive: &Archive, session: &SessionId, number: PointNumber) -> Resul
 pub fn reserve(archive: &Archive, session: &SessionId, number: PointNumber, used: u64) -> Result<Own, archive::Error> {
     // An archive that knows the session knows its numbers better than central does.
     let used = if archive.reserved(session)? == 0 { used.min(USED_MAX) } else { 0 };
+    if used > 0 {
+        // What it signed before is lost with it, and must be back before anything is signed.
+        archive.set_owed(session, true)?;
+    }
     let Range { start, .. } = archive.reserve_seqs(session, used, RESERVE)?;
     let own = own(archive, session, number)?;
     // A group may have been under way when the run before ended; central does not take one it saw begin for unused.

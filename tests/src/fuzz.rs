@@ -53,6 +53,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wav", given::wav),
     ("annexb", given::annexb),
     ("copies_message", travelled::copies_message),
+    ("recovery_message", travelled::recovery_message),
 ];
 
 /// The target of this name.

@@ -116,6 +116,11 @@ impl Point {
         self.running.as_ref().expect("it runs").pid()
     }
 
+    /// Whether it was started and not stopped.
+    pub fn is_up(&self) -> bool {
+        self.running.is_some()
+    }
+
     pub fn log(&self) -> String {
         self.running.as_ref().map(Running::stderr).unwrap_or_default()
     }

@@ -9,6 +9,7 @@ mod fuzz;
 mod lab;
 mod page;
 mod people;
+mod recover;
 mod scrub;
 mod secrets;
 mod session;

@@ -100,7 +100,7 @@ const HOMES: [Home; 20] = [
 ];
 
 /// The pure places: no socket, file, thread, clock, chance or waiting. Time, bytes and dice come in as arguments.
-const PURE: [&str; 29] = [
+const PURE: [&str; 31] = [
     "codec/src/frame.rs",
     "codec/src/group.rs",
     "codec/src/time.rs",
@@ -123,6 +123,8 @@ const PURE: [&str; 29] = [
     "store/src/placement.rs",
     "store/src/receipt.rs",
     "store/src/record.rs",
+    "store/src/recover.rs",
+    "store/src/recover/",
     "store/src/roster.rs",
     "store/src/roster/",
     "store/src/segment.rs",

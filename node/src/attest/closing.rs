@@ -36,6 +36,10 @@ impl Drawn {
 /// that took part has signed its last segment.
 pub fn draw(archive: &Archive, session: SessionId, all: bool, now_ms: u64) -> Result<Option<Drawn>, archive::Error> {
     let Some(head) = archive.head(&session)?.filter(|head| head.state == State::Ended) else { return Ok(None) };
+    // What was lost once is closed: what central signed of it last is for others to say.
+    if archive.is_restored(&session)? {
+        return Ok(None);
+    }
     let (mut points, mut silent) = (Vec::new(), Vec::new());
     // Before all of every chain is read, and the journal: this is asked every few seconds.
     for member in head.points.iter().filter(|member| !head.was_removed(member.number)) {

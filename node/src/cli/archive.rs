@@ -18,6 +18,7 @@ use super::args::{Data, Format, Listing, One};
 use super::exit::Failure;
 use super::output::{self, moment, size, state, table};
 use super::reading::Reading;
+use super::recover::{self, Recover};
 use super::scrub::{self, Scrub};
 use super::verify::{self, Verify};
 use super::{access, key};
@@ -56,6 +57,16 @@ enum What {
     /// A running node reads everything it keeps once a month, in the background, and compares it with what was signed. What is
     /// damaged is given to nobody and fetched again from points that hold it. Ends with 4 while something is lost.
     Scrub(Scrub),
+    /// Bring back from other points what this point lost with its disk or its PC
+    ///
+    /// The node must run (`diemcau run`). It asks the points in reach for the sessions that this point had, or the one whose
+    /// place it took (`invite --replaces`), and fetches first their records, then their groups, from several at once. Each
+    /// signature and each hash is compared before anything is written. What is here is not fetched again, and the node goes on
+    /// by itself when this command ends or the node is started again; what is here already plays and exports meanwhile.
+    ///
+    /// A point that kept its keys opens what comes back. A new machine has new keys: with --shares the recovery key opens the
+    /// sessions for it. Ends with 3 when nobody in reach has the rest.
+    Recover(Recover),
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,6 +109,7 @@ pub(crate) fn main(args: Args) -> Result<()> {
         What::Export(args) => export(&args),
         What::Verify(args) => verify::main(&args),
         What::Scrub(args) => scrub::main(&args),
+        What::Recover(args) => recover::main(&args),
     }
 }
 

@@ -114,6 +114,7 @@ pub(super) fn said(answer: Answer) -> Result<Response, Refusal> {
         Answer::Sessions { sessions } => Json(sessions).into_response(),
         Answer::Scrubs(scrubs) => Json(scrubs).into_response(),
         Answer::AccessLog(page) => Json(page).into_response(),
+        Answer::Recovery(recovery) => Json(recovery).into_response(),
         Answer::Accounts { accounts } => Json(accounts).into_response(),
         Answer::Done => StatusCode::NO_CONTENT.into_response(),
         // One-time passwords are printed by a command at the machine and go nowhere else.

@@ -329,3 +329,38 @@ mod tests {
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
     }
 }
+
+/// How far the taking back of a lost archive has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Somebody wants something back.
+    pub wanted: bool,
+    /// Nothing is left to do with the points in reach.
+    pub idle: bool,
+    /// It waits for a running session.
+    pub waits: bool,
+    /// Points that said which sessions of this one they know.
+    pub answered: usize,
+    /// Sessions they named.
+    pub sessions: usize,
+    /// Those whose record is here: they are listed, and play as far as their groups are here.
+    pub records: usize,
+    /// Those of which everything is here.
+    pub whole: usize,
+    /// Those of which nobody in reach has the rest, by id.
+    pub left: Vec<String>,
+    /// Groups of those whose record is here.
+    pub groups: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Groups that are still missing.
+    pub missing_groups: u64,
+    /// Bytes of them.
+    pub missing_bytes: u64,
+    /// Bytes that came since it began.
+    pub fetched_bytes: u64,
+    /// Points that gave something false, by name.
+    pub wrong: Vec<String>,
+    /// Sessions of this point that another named when this one started with an empty archive.
+    pub elsewhere: usize,
+}

@@ -108,6 +108,9 @@ impl Driver {
                 }
                 Err(error) => return Some((not(Fault::Missing, error.to_string()), reply)),
             },
+            Request::Recover { session, from } => self.recover(&who, session, &from, reply),
+            Request::Recovery => return Some((Response::Recovery(Box::new(self.recovery_status())), reply)),
+            Request::Keys { session, wraps } => self.take_keys(&who, &session, wraps, reply),
             Request::AccountList => {
                 return Some((Response::Accounts { accounts: self.accounts.list() }, reply));
             }
@@ -176,7 +179,7 @@ impl Driver {
     }
 
     /// The points of these names or node ids; every other point of the roster when there are none.
-    fn named(&self, names: &[String]) -> Result<Vec<NodeId>, Response> {
+    pub(super) fn named(&self, names: &[String]) -> Result<Vec<NodeId>, Response> {
         if names.is_empty() {
             return Ok(self.roster.points().iter().map(|point| point.node).filter(|node| *node != self.me).collect());
         }

@@ -67,6 +67,11 @@ impl Driver {
 
     fn sign(&self, session: SessionId, over: bool) {
         let (vault, signer, told) = (self.vault.clone(), self.signer(), self.told_of_evidence.clone());
+        match self.vault.archive().is_owed(&session) {
+            Ok(false) => {}
+            Ok(true) => return self.fetch_own_chain(session),
+            Err(error) => tracing::error!(%session, %error, "whether our segments are lost cannot be read"),
+        }
         spawn_blocking(move || {
             let standing = match sign(&vault, &signer, session, over) {
                 Ok(Ok(standing)) => Some(standing),
@@ -78,6 +83,20 @@ impl Driver {
             };
             // The driver is gone when this fails; what is unsigned is signed by the next run.
             let _ = told.blocking_send(Input::Signed { session, standing });
+        });
+    }
+
+    /// This archive was lost while the session ran: what was signed before it comes back from central first, or this point would
+    /// sign the same numbers again and look like a forger.
+    fn fetch_own_chain(&self, session: SessionId) {
+        let (asking, told) = (self.asking(), self.told_of_evidence.clone());
+        tokio::spawn(async move {
+            match asking.own_segments(session).await {
+                Ok(count) => tracing::info!(%session, count, "what this point had signed is here again"),
+                Err(error) => tracing::warn!(%session, error, "nothing is signed before what was lost is back"),
+            }
+            // In half a minute it is tried again, or goes on. The driver ends only with everything else.
+            let _ = told.send(Input::Signed { session, standing: None }).await;
         });
     }
 
@@ -198,6 +217,11 @@ pub(super) fn sign(
     over: bool,
 ) -> Result<Result<Standing, archive::Error>, Closed> {
     vault.run(|_| ())?;
+    match vault.archive().is_owed(&session) {
+        Ok(false) => {}
+        Ok(true) => return Ok(Ok(Standing { len: 0, more: false, closed: false })),
+        Err(error) => return Ok(Err(error)),
+    }
     let gathered = attest::gather(vault.archive(), signer, session, over, unix_ms());
     let (segment, standing) = match gathered {
         Ok((Some(segment), standing)) => (segment, standing),

@@ -18,6 +18,7 @@ use crate::engine::rights::{Deed, Denied, Who, may};
 use crate::engine::session::{Input, question};
 use crate::wire::control::Message;
 use crate::wire::evidence::KIND as EVIDENCE;
+use crate::wire::recover::KIND as RECOVERY;
 use crate::wire::replica::KIND as COPIES;
 use crate::wire::roster::KIND as ROSTER;
 
@@ -117,6 +118,9 @@ impl Driver {
         if message.first() == Some(&COPIES) {
             return self.asked_of_copies(from, message, reply);
         }
+        if message.first() == Some(&RECOVERY) {
+            return self.asked_of_recovery(from, message, reply);
+        }
         let message = match Message::decode(message) {
             Ok(message) => message,
             Err(error) => return self.unreadable(from, &error),
@@ -173,12 +177,14 @@ pub(crate) fn deed(request: &Request) -> (Deed<'static>, access::Deed) {
         | Request::Stats
         | Request::SessionList
         | Request::SessionShow { .. }
-        | Request::Scrubs => (Deed::See, access::Deed::Ask),
+        | Request::Scrubs
+        | Request::Recovery => (Deed::See, access::Deed::Ask),
         Request::SessionStart { .. } => (Deed::Start, access::Deed::Session),
         Request::SessionEnd { .. } => (Deed::End, access::Deed::Session),
         Request::SessionRemove { .. } => (Deed::Remove, access::Deed::Remove),
-        Request::Checkpoint { .. } => (Deed::Copy, access::Deed::Copy),
         Request::ScrubNow { .. } => (Deed::Scrub, access::Deed::Ask),
+        Request::Checkpoint { .. } | Request::Recover { .. } => (Deed::Copy, access::Deed::Copy),
+        Request::Keys { .. } => (Deed::Read, access::Deed::Open),
         Request::Exporting { .. } => (Deed::Read, access::Deed::Export),
         Request::AccountList | Request::Account { .. } => (Deed::People, access::Deed::Account),
         Request::AccessLog { .. } => (Deed::ReadLog, access::Deed::Ask),

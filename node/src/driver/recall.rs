@@ -18,7 +18,9 @@ impl Driver {
         }
         // The latest first: it is the one to resume, should there be two.
         // Those that are only held for others are no business of the room.
-        let ours = sessions.heads.into_iter().filter(|head| head.number(&self.me).is_some());
+        // What was lost once is closed: nothing more is signed in it.
+        let is_closed = |head: &Head| archive.is_restored(&head.id).unwrap_or(true);
+        let ours = sessions.heads.into_iter().filter(|head| head.number(&self.me).is_some() && !is_closed(head));
         let latest: Vec<Head> = ours.rev().collect();
         let (open, over): (Vec<Head>, Vec<Head>) = latest.into_iter().partition(|head| head.state == State::Open);
         for head in open.into_iter().take(PAST_MAX).chain(over.into_iter().take(PAST_MAX / 2)) {

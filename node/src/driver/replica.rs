@@ -8,9 +8,9 @@
 //! Central looks after a session. Every other point that has its manifest is told what central is told, so that the next of
 //! those who took part can go on when central is gone; it first makes sure that it holds all of it itself.
 
-mod give;
-mod keep;
-mod learn;
+pub(super) mod give;
+pub(super) mod keep;
+pub(super) mod learn;
 mod mend;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,7 +89,7 @@ pub(super) struct Copying {
     /// The last manifests that the part which looks after copies was told of.
     known: BTreeMap<SessionId, Hash>,
     /// Parts of records that were given lately.
-    runs: Arc<give::Runs>,
+    pub(super) runs: Arc<give::Runs>,
     /// What earlier runs did not finish, and whom to remind of it.
     unfinished: BTreeMap<SessionId, NodeId>,
     gives: Arc<Semaphore>,

@@ -371,7 +371,9 @@ impl Recover {
     /// When to come back with [`Input::Tick`].
     pub fn deadline(&self) -> Option<Instant> {
         let wish = self.wish.as_ref()?;
-        let grace = (!self.settled).then_some(wish.since + GRACE);
+        // Who has not answered is waited for without looking at the clock.
+        let waits = self.lists.values().any(|list| *list == List::Asked);
+        let grace = (!self.settled && !waits).then_some(wish.since + GRACE);
         let silent = self.lists.values().filter_map(|list| match list {
             List::Silent { until } => Some(*until),
             List::Asked | List::Known => None,

@@ -18,7 +18,7 @@ use node::join::secret::Secret;
 use node::join::wire::{self as joining, Answer, Ask, Knock, Welcome};
 use node::mesh::hello::{self, Hello};
 use node::wire::control::{Accepted, End, Finished, Invite, Last, Message, Span};
-use node::wire::{evidence, media, replica, roster as news};
+use node::wire::{evidence, media, recover, replica, roster as news};
 use store::cbor;
 use store::id::{Hash, NodeId, PointNumber, SessionId, TrackId, TrackKind};
 use store::inventory::{Have, Page};
@@ -53,6 +53,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "manifest" => vec![manifest().bytes().to_vec()],
         "evidence_message" => evidence_messages(),
         "copies_message" => copies_messages(),
+        "recovery_message" => recovery_messages(),
         "head" => vec![head().encode(), Head { state: State::Ended, ended_unix_ms: Some(9), ..head() }.encode()],
         "cbor" => vec![cbor::encode(&(1, "á", [None, Some(-7)])), vec![0xa2, 0x61, 0x61, 0xf5, 0x61, 0x62, 0x80]],
         "membership" => memberships(),
@@ -335,6 +336,22 @@ fn copies_messages() -> Vec<Vec<u8>> {
         replica::Message::Ask { session, record, part: replica::Part::Segments(point()), from: 70_000 },
         replica::Message::Piece { session, len: 3, bytes: vec![1, 2, 3].into() },
         replica::Message::refused(session, "vì sao"),
+    ];
+    messages.iter().map(|message| message.encode().to_vec()).collect()
+}
+
+fn recovery_messages() -> Vec<Vec<u8>> {
+    let session = session();
+    let messages = [
+        recover::Message::List { after: Some(session) },
+        recover::Message::Sessions {
+            sessions: vec![recover::Known { session, record: Some(2), whole: true }],
+            more: true,
+        },
+        recover::Message::Ask { session, part: recover::Part::Of(replica::Part::Segments(point())), from: 70_000 },
+        recover::Message::Ask { session, part: recover::Part::Receipts, from: 0 },
+        recover::Message::Piece { session, len: 3, bytes: vec![1, 2, 3].into() },
+        recover::Message::refused("vì sao"),
     ];
     messages.iter().map(|message| message.encode().to_vec()).collect()
 }

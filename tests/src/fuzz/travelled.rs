@@ -7,7 +7,7 @@ use node::join::wire::{self, Answer, Ask, Frame, Knock, Welcome};
 use node::mesh::codec::Codec;
 use node::mesh::hello::Hello;
 use node::wire::control::Message;
-use node::wire::{evidence, media, replica, roster};
+use node::wire::{evidence, media, recover, replica, roster};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::inventory::{Have, Page};
@@ -36,6 +36,12 @@ pub(super) fn evidence_message(bytes: &[u8]) -> bool {
 pub(super) fn copies_message(bytes: &[u8]) -> bool {
     let Ok(message) = replica::Message::decode(bytes) else { return false };
     assert_eq!(replica::Message::decode(&message.encode()).as_ref(), Ok(&message));
+    true
+}
+
+pub(super) fn recovery_message(bytes: &[u8]) -> bool {
+    let Ok(message) = recover::Message::decode(bytes) else { return false };
+    assert_eq!(recover::Message::decode(&message.encode()).as_ref(), Ok(&message));
     true
 }
 

@@ -23,7 +23,7 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// Parts that were asked for lately.
 #[derive(Debug, Default)]
-pub(super) struct Runs(Mutex<BTreeMap<(SessionId, Part), Run>>);
+pub(in crate::driver) struct Runs(Mutex<BTreeMap<(SessionId, Part), Run>>);
 
 #[derive(Debug)]
 struct Run {
@@ -33,7 +33,7 @@ struct Run {
 
 impl Runs {
     /// The piece of a part that begins at byte `from`.
-    pub(super) fn piece(
+    pub(in crate::driver) fn piece(
         &self,
         archive: &Archive,
         head: &Head,

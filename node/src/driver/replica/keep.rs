@@ -30,7 +30,11 @@ pub(super) fn is_order(order: &Signed<Assignment>, session: SessionId, by: NodeI
 }
 
 /// The records among what was fetched that are what was signed; who gave anything else is wrong in all of it.
-pub(super) fn sort(fetched: Vec<Fetched>, listed: &Listed, absent: &mut Have) -> Result<Vec<Record>, FetchError> {
+pub(in crate::driver) fn sort(
+    fetched: Vec<Fetched>,
+    listed: &Listed,
+    absent: &mut Have,
+) -> Result<Vec<Record>, FetchError> {
     let mut records = Vec::new();
     for fetched in fetched {
         match fetched {
@@ -138,7 +142,7 @@ pub(super) fn assign(
 }
 
 /// This node's receipt for a session, if it holds everything that this manifest names and it is the last.
-pub(super) fn receipt(
+pub(in crate::driver) fn receipt(
     archive: &Archive,
     key: &NodeKey,
     session: SessionId,

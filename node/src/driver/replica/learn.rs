@@ -218,7 +218,7 @@ fn parse<T: Content>(mut run: &[u8]) -> Result<Vec<Signed<T>>, String> {
     if run.is_empty() { Ok(records) } else { Err("a record that is cut off".to_owned()) }
 }
 
-fn wraps(run: &[u8]) -> Result<BTreeMap<Epoch, Vec<(NodeId, Wrap)>>, String> {
+pub(in crate::driver) fn wraps(run: &[u8]) -> Result<BTreeMap<Epoch, Vec<(NodeId, Wrap)>>, String> {
     let mut wraps: BTreeMap<Epoch, Vec<(NodeId, Wrap)>> = BTreeMap::new();
     let (all, rest) = run.as_chunks::<{ 1 + 32 + Wrap::LEN }>();
     for wrapped in all {
@@ -233,13 +233,19 @@ fn wraps(run: &[u8]) -> Result<BTreeMap<Epoch, Vec<(NodeId, Wrap)>>, String> {
 fn put(archive: &Archive, me: NodeId, record: &Record) -> Result<(), String> {
     let said = |error: store::archive::Error| sentence(&error);
     let head = &record.head;
-    if let Some(known) = archive.head(&head.id).map_err(said)?
+    let known = archive.head(&head.id).map_err(said)?;
+    // A point of the session that knows nothing of it has lost its archive: it signs nothing more in it.
+    let is_lost = known.is_none() && head.number(&me).is_some();
+    if is_lost {
+        archive.set_restored(&head.id).map_err(said)?;
+    }
+    if let Some(known) = known
         && (known.state == State::Open || !head.continues(&known))
     {
         return Err("this point knows the session otherwise, or is still in it".to_owned());
     }
     record.journal.iter().try_for_each(|entry| archive.append_journal(entry)).map_err(said)?;
-    for (node, segment) in record.segments.iter().filter(|(node, _)| *node != me) {
+    for (node, segment) in record.segments.iter().filter(|(node, _)| is_lost || *node != me) {
         archive.append_segment(*node, segment).map_err(said)?;
     }
     record.manifests.iter().try_for_each(|manifest| archive.put_manifest(manifest)).map_err(said)?;

@@ -1,0 +1,136 @@
+//! Giving the records of sessions back to a node that had them and lost them. Who asks is looked at for each question anew: a
+//! point has a right by its part in the session, or by that of the node whose place the roster gives it, or because it signed
+//! that it holds the session. What is given is sealed or signed as it lies here; nothing is opened for it.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use bytes::Bytes;
+use store::archive::{self, Archive};
+use store::id::{NodeId, SessionId};
+use store::session::Head;
+use store::verify::sentence;
+
+use super::super::replica::give::Runs;
+use crate::engine::rights::{self, Deed, Denied, Members, Tracks, Who, may};
+use crate::wire::recover::{Known, Message, PAGE_MAX, Part};
+use crate::wire::replica::{Message as Copied, PIECE_MAX, Part as Record, RUN_MAX};
+
+/// How much of a session somebody may have back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entitled {
+    /// All of it, or what it signed itself.
+    pub(super) all: bool,
+    /// What it is in the session, or what the node was whose place it has.
+    pub(super) part: rights::Part,
+}
+
+/// What this node may have back of a session that is here.
+pub(super) fn entitled(
+    archive: &Archive,
+    members: &Members,
+    from: &NodeId,
+    head: &Head,
+) -> Result<Result<Entitled, Denied>, archive::Error> {
+    let (them, who) = (members.with_before(from), Who::Node(*from));
+    let part = rights::Part::best(head, &them);
+    let all = may(members, &who, Deed::Recover(part, Tracks::Anothers));
+    if all.is_ok() {
+        return Ok(Ok(Entitled { all: true, part }));
+    }
+    if holders(archive, &head.id)?.is_disjoint(&them) {
+        return Ok(may(members, &who, Deed::Recover(part, Tracks::Own)).map(|()| Entitled { all: false, part }));
+    }
+    let held = may(members, &who, Deed::Fetch { part: rights::Part::Outside, assigned: true });
+    Ok(held.map(|()| Entitled { all: true, part: rights::Part::Outside }))
+}
+
+/// Who has signed that it holds a session, whichever manifest it was for.
+fn holders(archive: &Archive, session: &SessionId) -> Result<BTreeSet<NodeId>, archive::Error> {
+    Ok(archive.receipts(session)?.into_iter().map(|received| received.receipt.signer()).collect())
+}
+
+/// A page of the sessions here that somebody may have back.
+pub(super) fn list(
+    archive: &Archive,
+    members: &Members,
+    me: &NodeId,
+    from: &NodeId,
+    after: Option<SessionId>,
+) -> Result<Message, archive::Error> {
+    let mut sessions = Vec::new();
+    for head in archive.sessions()?.heads {
+        if after.is_some_and(|after| head.id <= after) || entitled(archive, members, from, &head)?.is_err() {
+            continue;
+        }
+        if sessions.len() == PAGE_MAX {
+            return Ok(Message::Sessions { sessions, more: true });
+        }
+        let last = archive.last_manifest(&head.id)?.map(|last| last.content().n);
+        // Who only takes part has no journal.
+        let record = last.filter(|_| archive.journal(&head.id, 0).is_ok_and(|journal| !journal.is_empty()));
+        let holds = head.central == *me || archive.holders(&head.id)?.contains(me);
+        sessions.push(Known { session: head.id, record, whole: record.is_some() && holds });
+    }
+    Ok(Message::Sessions { sessions, more: false })
+}
+
+/// The piece of a part that begins at byte `at`.
+pub(super) fn piece(
+    (archive, runs): (&Archive, &Runs),
+    members: &Members,
+    from: &NodeId,
+    head: &Head,
+    what: (Part, u64),
+    entitled: Entitled,
+) -> Result<Message, archive::Error> {
+    let session = head.id;
+    let (part, at) = what;
+    let own = || members.with_before(from).iter().any(|node| head.number(node) == number_of(part));
+    let open = match part {
+        Part::Of(Record::Head | Record::Manifests) => true,
+        Part::Of(Record::Segments(_)) => entitled.all || own(),
+        Part::Of(Record::Journal | Record::Countersigned | Record::Wraps | Record::Have(_)) | Part::Receipts => {
+            entitled.all
+        }
+    };
+    if !open {
+        return Ok(Message::refused("this point may have back what it signed itself, and no more"));
+    }
+    let part = match part {
+        Part::Of(part) => part,
+        Part::Receipts => {
+            let mut run = Vec::new();
+            for received in archive.receipts(&session)? {
+                let record = received.receipt.bytes();
+                run.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_be_bytes());
+                run.extend_from_slice(record);
+            }
+            let len = run.len() as u64;
+            if len > RUN_MAX {
+                return Ok(Message::refused("that part is too long to be given"));
+            }
+            let from = usize::try_from(at).unwrap_or(usize::MAX).min(run.len());
+            let bytes = Bytes::copy_from_slice(&run[from..run.len().min(from + PIECE_MAX)]);
+            return Ok(Message::Piece { session, len, bytes });
+        }
+    };
+    Ok(match runs.piece(archive, head, part, at, Instant::now())? {
+        Copied::Piece { session, len, bytes } => Message::Piece { session, len, bytes },
+        Copied::Refused { reason, .. } => Message::refused(&reason),
+        _ => Message::refused("that part cannot be given"),
+    })
+}
+
+fn number_of(part: Part) -> Option<store::id::PointNumber> {
+    match part {
+        Part::Of(Record::Segments(number)) => Some(number),
+        _ => None,
+    }
+}
+
+/// A refusal because of this node's disk.
+pub(super) fn unreadable(error: &archive::Error) -> Message {
+    tracing::error!(error = sentence(error), "what another point had cannot be read to be given back");
+    Message::refused("that cannot be read here")
+}

@@ -1,0 +1,446 @@
+//! Asking others for what this node had, and writing what is good of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use store::archive::{self, Archive};
+use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId};
+use store::inventory::Have;
+use store::journal::Entry;
+use store::keys::{Epoch, Wrap, WrapContext, WrapKey};
+use store::manifest::{Countersignature, Manifest};
+use store::recover::{self, Checked, Given, Listed, Scope, Wanted};
+use store::segment::Segment;
+use store::session::{Head, State};
+use store::signed::Signed;
+use store::verify::sentence;
+use tokio::task::spawn_blocking;
+
+use super::super::unix_ms;
+use crate::engine::recover::{Came, SESSIONS_MAX};
+use crate::engine::replica::pull::Groups;
+use crate::engine::rights::{self, Deed, Members, Tracks, Who, may};
+use crate::mesh::Mesh;
+use crate::vault::Vault;
+use crate::wire::recover::{Known, Message, Part};
+use crate::wire::replica::{Part as Record, RUN_MAX};
+
+/// Longest record that is taken: it is in memory until it is looked at. Forty points that speak for a day make some 150 MB.
+const RECORD_MAX: u64 = 256 << 20;
+/// Longest run of countersignatures that one point gives: as many as a session has manifests, with those of others.
+const COUNTERSIGNED_MAX: u64 = 4 << 20;
+/// Records written in one turn of the vault, so that a running session waits for few of them.
+const TURN: usize = 32;
+
+/// What it takes to ask, and to judge what comes.
+#[derive(Clone)]
+pub(in crate::driver) struct Asking {
+    pub(in crate::driver) mesh: Mesh,
+    pub(in crate::driver) vault: Vault,
+    pub(in crate::driver) members: Members,
+    pub(in crate::driver) me: NodeId,
+    pub(in crate::driver) wrap: WrapKey,
+    /// Somebody named whom to ask, so what came from others is not enough: a wrapped key that opens nothing, for instance.
+    pub(in crate::driver) anew: bool,
+}
+
+/// Why something did not come.
+enum Fault {
+    /// The line, or this node's disk.
+    Broken(String),
+    /// Whoever was asked refused.
+    Refused(String),
+    /// What came is false.
+    Wrong(String),
+    /// The session is not over.
+    Running,
+}
+
+impl Asking {
+    /// Everything somebody knows of our sessions.
+    pub(super) async fn list(&self, node: NodeId) -> Option<Vec<Known>> {
+        let mut all: Vec<Known> = Vec::new();
+        loop {
+            let after = all.last().map(|known| known.session);
+            let answer = self.mesh.ask(node, Message::List { after }.encode()).await;
+            let answer = answer.map_err(|error| sentence(&error));
+            match answer.and_then(|answer| Message::decode(&answer).map_err(|error| sentence(&error))) {
+                Ok(Message::Sessions { sessions, more }) => {
+                    let follows = |known: &&Known| after.is_none_or(|after| after < known.session);
+                    let before = all.len();
+                    all.extend(sessions.iter().filter(follows));
+                    if !more || all.len() == before || all.len() >= SESSIONS_MAX {
+                        return Some(all);
+                    }
+                }
+                Ok(_) => return None,
+                Err(error) => {
+                    tracing::info!(point = %node.short(), error, "a point does not say what it knows");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// How many of our sessions somebody names in one answer.
+    pub(super) async fn glance(&self, node: NodeId) -> usize {
+        let answer = self.mesh.ask(node, Message::List { after: None }.encode()).await.ok();
+        match answer.and_then(|answer| Message::decode(&answer).ok()) {
+            Some(Message::Sessions { sessions, .. }) => sessions.len(),
+            _ => 0,
+        }
+    }
+
+    /// A session's record, looked at and stored.
+    pub(super) async fn record(self, session: SessionId, node: NodeId, manifest: Option<u32>) -> Came {
+        match self.try_record(session, node, manifest).await {
+            Ok((true, wanted)) => Came::Whole(wanted),
+            Ok((false, wanted)) => Came::Part(wanted),
+            Err(Fault::Running) => Came::Running,
+            Err(Fault::Wrong(what)) => {
+                tracing::error!(%session, point = %node.short(), what, "a point gave a false record; it is not asked again");
+                Came::Wrong
+            }
+            Err(Fault::Broken(why) | Fault::Refused(why)) => {
+                tracing::warn!(%session, point = %node.short(), why, "a record did not come");
+                Came::Nothing
+            }
+        }
+    }
+
+    async fn try_record(
+        &self,
+        session: SessionId,
+        node: NodeId,
+        manifest: Option<u32>,
+    ) -> Result<(bool, Wanted), Fault> {
+        let asking = self.clone();
+        let here = match self.anew {
+            true => None,
+            false => blocking(move || asking.here(session, manifest)).await?,
+        };
+        if let Some(wanted) = here {
+            return Ok((true, wanted));
+        }
+        let given = self.given(session, node).await?;
+        let (asking, us) = (self.clone(), self.members.with_before(&self.me));
+        blocking(move || {
+            let head = Head::decode(&given.head).map_err(|error| Fault::Wrong(sentence(&error)))?;
+            if head.state == State::Open && !us.contains(&head.central) {
+                return Err(Fault::Running);
+            }
+            let checked = recover::check(session, given, |node| asking.members.knew(node)).map_err(Fault::Wrong)?;
+            let is_whole = checked.is_whole;
+            asking.put(checked)?;
+            let (wanted, _) = plan(asking.vault.archive(), &Us::of(&asking.members, asking.me), session)
+                .map_err(|error| broken(&error))?;
+            Ok((is_whole, wanted))
+        })
+        .await
+    }
+
+    /// What is missing of a session whose record is here already, up to that manifest at least.
+    fn here(&self, session: SessionId, manifest: Option<u32>) -> Result<Option<Wanted>, Fault> {
+        let archive = self.vault.archive();
+        let read = || {
+            let Some(head) = archive.head(&session)? else { return Ok(None) };
+            if head.state == State::Open {
+                return Ok(Some(None));
+            }
+            let Some(last) = archive.last_manifest(&session)? else { return Ok(None) };
+            let is_new = manifest.is_some_and(|manifest| manifest > last.content().n);
+            match !is_new && recover::has_record(&archive.draw_manifest(&head, 0)?, last.content()) {
+                true => plan(archive, &Us::of(&self.members, self.me), session).map(|(wanted, _)| Some(Some(wanted))),
+                false => Ok(None),
+            }
+        };
+        match read().map_err(|error: archive::Error| broken(&error))? {
+            Some(Some(wanted)) => Ok(Some(wanted)),
+            Some(None) => Err(Fault::Running),
+            None => Ok(None),
+        }
+    }
+
+    /// What somebody gives of a record, as it comes. A part that is refused is one it has not got, or we have no right to.
+    async fn given(&self, session: SessionId, node: NodeId) -> Result<Given, Fault> {
+        let mut left = RECORD_MAX;
+        let head = self.run(session, node, Part::Of(Record::Head), &mut left).await?;
+        let points: Vec<PointNumber> = Head::decode(&head)
+            .map_err(|error| Fault::Wrong(sentence(&error)))?
+            .points
+            .iter()
+            .map(|member| member.number)
+            .collect();
+        let mut given = Given { head: head.into(), ..Given::default() };
+        given.manifests = self.records(session, node, Part::Of(Record::Manifests), &mut left).await?;
+        given.journal = self.records(session, node, Part::Of(Record::Journal), &mut left).await?;
+        for point in points {
+            let records = self.records(session, node, Part::Of(Record::Segments(point)), &mut left).await?;
+            given.segments.insert(point, records);
+        }
+        given.countersigned = self.records(session, node, Part::Of(Record::Countersigned), &mut left).await?;
+        given.receipts = self.records(session, node, Part::Receipts, &mut left).await?;
+        let run = match self.run(session, node, Part::Of(Record::Wraps), &mut left).await {
+            Err(Fault::Refused(_)) => Vec::new(),
+            run => run?,
+        };
+        given.wraps = super::super::replica::learn::wraps(&run).map_err(Fault::Wrong)?;
+        Ok(given)
+    }
+
+    async fn records(&self, session: SessionId, node: NodeId, part: Part, left: &mut u64) -> Result<Vec<Bytes>, Fault> {
+        match self.run(session, node, part, left).await {
+            Err(Fault::Refused(_)) => Ok(Vec::new()),
+            run => recover::unframe(&run?).ok_or_else(|| Fault::Wrong("a record that is cut off".into())),
+        }
+    }
+
+    /// A part of a record, piece by piece, of at most so many bytes as are left for it.
+    async fn run(&self, session: SessionId, node: NodeId, part: Part, left: &mut u64) -> Result<Vec<u8>, Fault> {
+        let mut run = Vec::new();
+        loop {
+            let ask = Message::Ask { session, part, from: run.len() as u64 };
+            let answer = self.mesh.ask(node, ask.encode()).await.map_err(|error| Fault::Broken(sentence(&error)))?;
+            match Message::decode(&answer).map_err(|error| Fault::Wrong(sentence(&error)))? {
+                Message::Piece { session: of, len, bytes } if of == session => {
+                    let more = left.checked_sub(bytes.len() as u64);
+                    *left = more.ok_or_else(|| Fault::Wrong("a record longer than any can be".into()))?;
+                    run.extend_from_slice(&bytes);
+                    match (run.len() as u64).cmp(&len) {
+                        std::cmp::Ordering::Equal => return Ok(run),
+                        std::cmp::Ordering::Less if !bytes.is_empty() && len <= RUN_MAX => {}
+                        std::cmp::Ordering::Less | std::cmp::Ordering::Greater => {
+                            return Err(Fault::Wrong("a part that is longer or shorter than it says".into()));
+                        }
+                    }
+                }
+                Message::Refused { reason } => return Err(Fault::Refused(reason)),
+                _ => return Err(Fault::Wrong("something else was answered".into())),
+            }
+        }
+    }
+
+    /// Which groups of these tracks somebody has.
+    pub(super) async fn survey(&self, session: SessionId, node: NodeId, tracks: BTreeSet<TrackId>) -> Option<Groups> {
+        let mut has = Groups::new();
+        let mut left = RECORD_MAX;
+        for track in tracks {
+            let run = self.run(session, node, Part::Of(Record::Have(track)), &mut left).await.ok()?;
+            has.insert(track, Have::decode(&run).ok()?);
+        }
+        Some(has)
+    }
+
+    /// Brings what the points of a session in reach have countersigned of it: whoever copied the record may have done so before.
+    pub(super) async fn countersigned(&self, session: SessionId) {
+        let head = self.vault.archive().head(&session).ok().flatten();
+        let members = head.iter().flat_map(Head::present).filter(|member| member.node != self.me);
+        for member in members {
+            let mut left = COUNTERSIGNED_MAX;
+            let part = Part::Of(Record::Countersigned);
+            let Ok(run) = self.run(session, member.node, part, &mut left).await else { continue };
+            let records = recover::unframe(&run).unwrap_or_default().into_iter();
+            let own = |by: &Signed<Countersignature>| {
+                by.signer() == member.node && (by.content().session, by.content().point) == (session, member.number)
+            };
+            let own: Vec<_> = records.filter_map(|record| Signed::parse(record).ok()).filter(own).collect();
+            let vault = self.vault.clone();
+            let stored = spawn_blocking(move || {
+                vault.run(move |archive| own.iter().try_for_each(|by| archive.put_countersignature(by)))
+            });
+            if let Ok(Ok(Err(error))) = stored.await {
+                tracing::error!(%session, error = sentence(&error), "a countersignature cannot be stored");
+            }
+        }
+    }
+
+    /// Brings back our own segments of a session that runs, which its central keeps; how many there are.
+    pub(in crate::driver) async fn own_segments(&self, session: SessionId) -> Result<usize, String> {
+        let said = |fault| match fault {
+            Fault::Broken(why) | Fault::Refused(why) | Fault::Wrong(why) => why,
+            Fault::Running => "the session is not over".to_owned(),
+        };
+        let head = self.vault.archive().head(&session).map_err(|error| sentence(&error))?;
+        let head = head.ok_or("that session is not here")?;
+        let point = head.number(&self.me).ok_or("this point is not named in that session")?;
+        let central = head.central;
+        let mut left = RECORD_MAX;
+        // A refusal is no answer: nothing may be signed before there is one.
+        let run = self.run(session, central, Part::Of(Record::Segments(point)), &mut left).await.map_err(said)?;
+        let records = recover::unframe(&run).ok_or("a record that is cut off")?;
+        let segments = records.into_iter().map(Signed::<Segment>::parse).collect::<Result<Vec<_>, _>>();
+        let segments = segments.map_err(|error| sentence(&error))?;
+        let (vault, me, count) = (self.vault.clone(), self.me, segments.len());
+        let stored = spawn_blocking(move || {
+            vault.run(move |archive| {
+                segments.iter().try_for_each(|segment| archive.append_segment(me, segment))?;
+                archive.set_owed(&session, false)
+            })
+        });
+        match stored.await {
+            Ok(Ok(stored)) => stored.map(|()| count).map_err(|error| sentence(&error)),
+            Ok(Err(closed)) => Err(closed.to_string()),
+            Err(_) => Err("the archive's thread is gone".to_owned()),
+        }
+    }
+
+    /// Stores a record that is good; the head last, so that a session that is listed can be opened.
+    fn put(&self, checked: Checked) -> Result<(), Fault> {
+        let Checked { head, manifests, countersigned, journal, segments, wraps, receipts, is_whole: _ } = checked;
+        let session = head.id;
+        let known = self.vault.archive().head(&session).map_err(|error| broken(&error))?;
+        match &known {
+            Some(known) if known.state == State::Open => return Err(Fault::Running),
+            // What a manifest names counts more than what somebody said.
+            Some(known) if !head.continues(known) && manifests.is_empty() => {
+                return Err(Fault::Wrong("another head than the one that is known here".into()));
+            }
+            Some(_) | None => {}
+        }
+        if self.is_behind(&head, &manifests, &journal, &segments).map_err(|error| broken(&error))? {
+            self.turn(move |archive| archive.set_restored(&session))?;
+        }
+        for entries in journal.chunks(TURN) {
+            let entries = entries.to_vec();
+            self.turn(move |archive| entries.iter().try_for_each(|entry| archive.append_journal(entry)))?;
+        }
+        for segments in segments.chunks(TURN) {
+            let segments = segments.to_vec();
+            self.turn(move |archive| {
+                segments.iter().try_for_each(|(node, segment)| archive.append_segment(*node, segment))
+            })?;
+        }
+        let last = manifests.last().map(Signed::hash);
+        let is_newer = known.as_ref().is_none_or(|known| last.is_some() || head.epochs.len() > known.epochs.len());
+        let wraps = self.fresh_wraps(&head, wraps)?;
+        let known_holder = |node: &NodeId| self.members.knew(node);
+        let receipts: Vec<_> = receipts
+            .into_iter()
+            .filter(|receipt| Some(receipt.content().manifest) == last && known_holder(&receipt.signer()))
+            .collect();
+        self.turn(move |archive| {
+            manifests.iter().try_for_each(|manifest| archive.put_manifest(manifest))?;
+            countersigned.iter().try_for_each(|by| archive.put_countersignature(by))?;
+            receipts.iter().try_for_each(|receipt| archive.put_receipt(receipt, unix_ms()))?;
+            wraps.iter().try_for_each(|(epoch, wraps)| archive.put_wraps(&session, *epoch, wraps))?;
+            if is_newer { archive.put_head(&head) } else { Ok(()) }
+        })
+    }
+
+    /// Whether others know more of a session than is here: then it was lost here, and nobody knows how much was signed in it.
+    fn is_behind(
+        &self,
+        head: &Head,
+        manifests: &[Signed<Manifest>],
+        journal: &[Signed<Entry>],
+        segments: &[(NodeId, Signed<Segment>)],
+    ) -> Result<bool, archive::Error> {
+        let archive = self.vault.archive();
+        if archive.head(&head.id)?.is_none() {
+            return Ok(true);
+        }
+        let ours = archive.last_manifest(&head.id)?.map(|manifest| manifest.content().n);
+        let own = segments.iter().filter(|(node, _)| *node == self.me).count();
+        let signed = match head.number(&self.me) {
+            Some(number) => archive.segment_chain(&head.id, number, self.me)?.len() as usize,
+            None => 0,
+        };
+        Ok(manifests.last().map(|manifest| manifest.content().n) > ours
+            || (head.central == self.me && journal.len() > archive.journal(&head.id, 0)?.len())
+            || own > signed)
+    }
+
+    /// The wraps that are not here yet, or that are wanted anew. One for this point that does not open is none: another may bring
+    /// a good one.
+    fn fresh_wraps(
+        &self,
+        head: &Head,
+        wraps: BTreeMap<Epoch, Vec<(NodeId, Wrap)>>,
+    ) -> Result<BTreeMap<Epoch, Vec<(NodeId, Wrap)>>, Fault> {
+        let archive = self.vault.archive();
+        let here = archive.all_wraps(&head.id).map_err(|error| broken(&error))?;
+        let anew = self.anew && archive.is_restored(&head.id).map_err(|error| broken(&error))?;
+        let opens = |epoch: Epoch, wrap: &Wrap| {
+            let context = WrapContext { session: head.id, epoch, recipient: self.me };
+            let key = wrap.open(&self.wrap, &context).ok();
+            key.zip(head.commitment(epoch)).is_some_and(|(key, commitment)| key.check(commitment).is_ok())
+        };
+        let fresh = |epoch: Epoch, (node, wrap): &(NodeId, Wrap)| {
+            let is_here = here.get(&epoch).is_some_and(|wraps| wraps.contains_key(node));
+            (anew || !is_here) && (*node != self.me || opens(epoch, wrap))
+        };
+        Ok(wraps
+            .into_iter()
+            .map(|(epoch, wraps)| (epoch, wraps.into_iter().filter(|wrap| fresh(epoch, wrap)).collect()))
+            .collect())
+    }
+
+    /// Writes something in its turn. What contradicts what is here is false: what is here was looked at too.
+    fn turn(&self, write: impl FnOnce(&Archive) -> Result<(), archive::Error> + Send + 'static) -> Result<(), Fault> {
+        match self.vault.run(write) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(match error {
+                archive::Error::Journal { .. }
+                | archive::Error::Segment(_)
+                | archive::Error::Forked { .. }
+                | archive::Error::Manifest { .. }
+                | archive::Error::Sequel { .. } => Fault::Wrong(sentence(&error)),
+                error => broken(&error),
+            }),
+            Err(closed) => Err(Fault::Broken(closed.to_string())),
+        }
+    }
+}
+
+fn broken(error: &archive::Error) -> Fault {
+    Fault::Broken(sentence(error))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    spawn_blocking(work).await.unwrap_or_else(|_| Err(Fault::Broken("reading what is here failed".into())))
+}
+
+/// Who asks for a session back.
+#[derive(Clone, Debug)]
+pub(super) struct Us {
+    /// This node and those whose place it has.
+    pub(super) nodes: BTreeSet<NodeId>,
+    /// Whether others give it groups of sessions it only took part in.
+    reads: bool,
+}
+
+impl Us {
+    pub(super) fn of(members: &Members, me: NodeId) -> Us {
+        let deed = Deed::Recover(rights::Part::Point, Tracks::Anothers);
+        Us { nodes: members.with_before(&me), reads: may(members, &Who::Node(me), deed).is_ok() }
+    }
+}
+
+/// What is missing of a session, and what of it was signed. What nobody may give us is not missing.
+pub(super) fn plan(archive: &Archive, us: &Us, session: SessionId) -> Result<(Wanted, Listed), archive::Error> {
+    let Some(head) = archive.head(&session)? else { return Ok(Default::default()) };
+    let scope = scope(archive, us, &head)?;
+    if !us.reads && scope != Scope::All {
+        return Ok(Default::default());
+    }
+    let mut listed = Listed::new();
+    for member in &head.points {
+        for record in archive.segments(&session, member.number, 0, usize::MAX)? {
+            let segment = Signed::<Segment>::parse(record)
+                .map_err(|_| archive::Error::Unreadable(format!("segments of session {session}")))?;
+            let groups = segment.content().groups().filter(|(track, _)| scope.has(*track));
+            listed.extend(groups.map(|(track, group)| ((track, group.seq), group.clone())));
+        }
+    }
+    let wanted = Wanted::of(&listed, scope, |track, seq| match archive.outline(&GroupId { session, track, seq }) {
+        Ok(outline) => Ok(outline.map(|outline| outline.hash)),
+        Err(archive::Error::Damaged(_)) => Ok(None),
+        Err(error) => Err(error),
+    })?;
+    Ok((wanted, listed))
+}
+
+pub(super) fn scope(archive: &Archive, us: &Us, head: &Head) -> Result<Scope, archive::Error> {
+    let holders = archive.receipts(&head.id)?.into_iter().map(|received| received.receipt.signer()).collect();
+    Ok(Scope::of(head, &holders, &us.nodes))
+}
