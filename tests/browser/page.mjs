@@ -22,9 +22,9 @@ async function visitor(language = 'vi', colorScheme = 'light', width = 1366, hei
   page.setDefaultTimeout(30_000);
   page.on('pageerror', (error) => complaints.push(`${page.url()}: ${error.message}`));
   page.on('console', (message) => {
-    // That nobody is logged in yet, that a password was wrong, and that the node let go of a picture first when a session ended,
+    // That nobody is logged in yet, that a password was wrong, and that the node let go of a connection first when a session ended,
     // browsers call errors too.
-    const usual = message.text().includes('401') || message.location().url.includes('/api/whep/');
+    const usual = message.text().includes('401') || /\/api\/wh[ei]p\//.test(message.location().url);
     if (message.type() === 'error' && !usual) complaints.push(`${page.url()}: ${message.text()}`);
   });
   return page;
