@@ -16,6 +16,7 @@ use super::{Archive, Error};
 use crate::{
     db::{Batch, Durability},
     id::{GroupId, Hash, NodeId, PointNumber, SEQ_MAX, SessionId, TrackId},
+    inventory::Have,
     keys::{Epoch, NodeKey, SessionKey},
     schema::{self, Column},
     seal::Opener,
@@ -122,9 +123,11 @@ impl Archive {
         segment: &mut Segment,
     ) -> Result<(), Error> {
         let from = segment.next_of(track);
+        // First what ever was here, then what is: groups are stored meanwhile, and one that came between the two must not look lost.
+        let ever = self.ever(&by.session, track)?;
         let outlines = self.outlines(&by.session, track, from..SEQ_MAX + 1, ENTRIES_MAX)?;
         for outline in outlines {
-            self.gather_gaps(&by.session, track, outline.id.seq, segment)?;
+            gather_gaps(&ever, track, outline.id.seq, segment);
             if segment.is_full() {
                 return Ok(());
             }
@@ -137,29 +140,7 @@ impl Archive {
             }
         }
         // Groups after the last that is here, which the disk once had.
-        let ever = self.ever(&by.session, track)?.last().map_or(0, |last| last + 1);
-        self.gather_gaps(&by.session, track, ever, segment)
-    }
-
-    /// Names what is missing from the segment's end of a track up to, but without, number `to`.
-    fn gather_gaps(&self, session: &SessionId, track: TrackId, to: u64, segment: &mut Segment) -> Result<(), Error> {
-        let from = segment.next_of(track);
-        if from >= to {
-            return Ok(());
-        }
-        let ever = self.ever(session, track)?;
-        for run in ever.missing(from..=to - 1, ENTRIES_MAX) {
-            let (first, last) = run.into_inner();
-            if first > segment.next_of(track) && !segment.is_full() {
-                segment.miss(track, first - 1, Absence::Lost);
-            }
-            if !segment.is_full() {
-                segment.miss(track, last, Absence::NotStored);
-            }
-        }
-        if segment.next_of(track) < to && !segment.is_full() {
-            segment.miss(track, to - 1, Absence::Lost);
-        }
+        gather_gaps(&ever, track, ever.last().map_or(0, |last| last + 1), segment);
         Ok(())
     }
 
@@ -207,6 +188,26 @@ impl Archive {
             }
         }
         Ok(disputed)
+    }
+}
+
+/// Names what is missing from the segment's end of a track up to, but without, number `to`, of which `ever` was once here.
+fn gather_gaps(ever: &Have, track: TrackId, to: u64, segment: &mut Segment) {
+    let from = segment.next_of(track);
+    if from >= to {
+        return;
+    }
+    for run in ever.missing(from..=to - 1, ENTRIES_MAX) {
+        let (first, last) = run.into_inner();
+        if first > segment.next_of(track) && !segment.is_full() {
+            segment.miss(track, first - 1, Absence::Lost);
+        }
+        if !segment.is_full() {
+            segment.miss(track, last, Absence::NotStored);
+        }
+    }
+    if segment.next_of(track) < to && !segment.is_full() {
+        segment.miss(track, to - 1, Absence::Lost);
     }
 }
 

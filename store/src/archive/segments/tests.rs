@@ -170,3 +170,18 @@ fn without_the_key_nothing_is_signed() {
     let by = Signing { session: session(), point: point(), node: key().id(), tracks: &tracks, keys: &keys };
     assert!(matches!(twin.archive.gather_segment(&by, 0, true), Err(Error::Unsealed(_))));
 }
+
+#[test]
+fn what_is_stored_while_a_segment_is_gathered_is_not_said_to_be_lost() {
+    const GROUPS: u64 = 3_000;
+    let twin = Twin::new();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| twin.put(TrackKind::Main, 0..GROUPS));
+        while !writing.is_finished() {
+            let Some(segment) = twin.gather(false) else { continue };
+            let gaps = segment.tracks.iter().map(|listed| listed.gaps.len()).sum::<usize>();
+            assert_eq!(gaps, 0, "{segment:?}");
+            twin.archive.sign_segment(&key(), segment).unwrap();
+        }
+    });
+}
