@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub const VERSION: u32 = 1;
 /// Largest greeting in bytes, with room for what later versions add.
 pub const BYTES_MAX: usize = 8 * 1024;
-/// Addresses of a point we are ready to try for media.
+/// Addresses of a point we are ready to try.
 const CANDIDATES_MAX: usize = 8;
 /// Longest name taken from a greeting, in characters. The roster's name is the one that counts.
 const NAME_CHARS_MAX: usize = 200;
@@ -29,6 +29,9 @@ pub struct Hello {
     pub media_port: u16,
     /// Addresses it believes it has.
     pub addresses: Vec<IpAddr>,
+    /// Port of its mesh, UDP and TCP. 0: it does not say.
+    #[serde(default)]
+    pub mesh_port: u16,
 }
 
 /// Why a greeting leads nowhere.
@@ -69,13 +72,22 @@ impl Hello {
 
     /// Where to try its media plane: first where it was `seen` connecting from, then where it says it is.
     pub fn media(&self, seen: &[IpAddr]) -> Vec<SocketAddr> {
-        if self.media_port == 0 {
+        self.candidates(self.media_port, seen)
+    }
+
+    /// Where to call it when this connection is lost, in the same order.
+    pub fn mesh(&self, seen: &[IpAddr]) -> Vec<SocketAddr> {
+        self.candidates(self.mesh_port, seen)
+    }
+
+    fn candidates(&self, port: u16, seen: &[IpAddr]) -> Vec<SocketAddr> {
+        if port == 0 {
             return Vec::new();
         }
         let near = seen.iter().any(IpAddr::is_loopback);
         let mut candidates: Vec<SocketAddr> = Vec::new();
         for &ip in seen.iter().chain(self.addresses.iter().filter(|ip| dialable(ip, near))) {
-            let address = SocketAddr::new(ip, self.media_port);
+            let address = SocketAddr::new(ip, port);
             if !candidates.contains(&address) && candidates.len() < CANDIDATES_MAX {
                 candidates.push(address);
             }
@@ -104,13 +116,14 @@ mod tests {
             addresses: ["127.0.0.1", "0.0.0.0", "192.168.1.5", "fe80::1", "2001:db8::5"]
                 .map(|ip| ip.parse().unwrap())
                 .into(),
+            mesh_port: 7400,
         }
     }
 
     #[test]
     fn a_greeting_keeps_its_bytes() {
         let bytes = hello().encode();
-        let expected = "a56776657273696f6e016770726f6772616d6d6469656d63617520302e312e30646e616d65735542\
+        let expected = "a66776657273696f6e016770726f6772616d6d6469656d63617520302e312e30646e616d65735542\
                         4e442078c3a3204b696d205468c3a06e68";
         let expected: String = expected.split_whitespace().collect();
         assert!(hex::encode(&bytes).starts_with(&expected), "{}", hex::encode(&bytes));
@@ -143,5 +156,6 @@ mod tests {
         let near = hello().media(&["127.0.0.1".parse().unwrap()]);
         assert_eq!(near[0], "127.0.0.1:7500".parse().unwrap());
         assert_eq!(Hello { media_port: 0, ..hello() }.media(&[]), []);
+        assert_eq!(hello().mesh(&[])[0], "192.168.1.5:7400".parse().unwrap());
     }
 }

@@ -488,12 +488,14 @@ impl Task {
     // Greeting.
 
     fn hello(&self) -> Hello {
+        let listening = look(&self.seen).listening.clone();
         Hello {
             version: hello::VERSION,
             program: concat!("diemcau ", env!("CARGO_PKG_VERSION")).to_owned(),
             name: self.settings.name.clone(),
             media_port: self.settings.media_port,
-            addresses: look(&self.seen).listening.iter().map(SocketAddr::ip).take(ADDRESSES_MAX).collect(),
+            addresses: listening.iter().map(SocketAddr::ip).take(ADDRESSES_MAX).collect(),
+            mesh_port: listening.first().map_or(0, SocketAddr::port),
         }
     }
 
@@ -540,7 +542,9 @@ impl Task {
             return;
         }
         link.up = true;
-        let media = hello.media(&link.seen_at());
+        let (media, mesh) = (hello.media(&link.seen_at()), hello.mesh(&link.seen_at()));
+        // Who is here has said where it can be called: what else it says of its addresses may come too late.
+        mesh.into_iter().for_each(|at| self.dialler.learn(Instant::now(), node, Address::from(at)));
         tracing::info!(node = %node.short(), program = hello.program, "point is here");
         self.dialler.settled(node);
         self.dialler.hurry(Instant::now());

@@ -233,6 +233,7 @@ fn hello() -> Hello {
         name: "UBND xã Kim Thành".to_owned(),
         media_port: 7500,
         addresses: ["127.0.0.1", "192.168.1.5", "2001:db8::5"].map(|ip| ip.parse().expect("an address")).into(),
+        mesh_port: 7400,
     }
 }
 

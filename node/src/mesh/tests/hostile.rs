@@ -311,6 +311,7 @@ async fn any_libp2p_program_reaches_us_over_quic() {
         name: "Xã Tân Phú".into(),
         media_port: 7500,
         addresses: vec![],
+        mesh_port: 0,
     };
     let greeting = async {
         loop {
