@@ -21,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 
+use super::scrub::is_good;
 use super::{Archive, Error, Outline, put_group};
 use crate::{
     db::{self, Batch, Db, Durability, rocks::Rocks},
@@ -151,8 +152,7 @@ fn good(old: &Archive, id: &GroupId, signed: Option<Hash>) -> Result<Option<Reco
     };
     let address = read(Column::Addresses)?.and_then(|bytes| Outline::decode(*id, &bytes)).map(|outline| outline.hash);
     let record = read(Column::Groups)?.and_then(|bytes| Record::parse(bytes).ok());
-    let address = address.or(signed);
-    Ok(record.filter(|record| record.id() == *id && address.is_none_or(|address| address == record.hash())))
+    Ok(record.filter(|record| is_good(record, id, address, signed)))
 }
 
 fn remove(folder: &PathBuf) -> Result<(), Error> {

@@ -104,10 +104,7 @@ impl Archive {
         let is_listed = expected.have.contains(id.seq);
         let record = read.flatten().and_then(|bytes| Record::parse(bytes).ok()).filter(|record| {
             let stored = outline.filter(|_| is_listed).map(|outline| outline.hash);
-            // What was stored as it is and signed otherwise is a dispute between points, and no fault of this disk. Bytes
-            // that nobody signed and that have no address are believed as far as they could be read whole.
-            let fits = |hash: Hash| hash == record.hash();
-            record.id() == *id && (signed.is_some_and(fits) || stored.map_or(signed.is_none(), fits))
+            is_good(record, id, stored, signed)
         });
         match record {
             Some(record) => {
@@ -353,6 +350,14 @@ impl Archive {
 const TABLE: &str = ".sst";
 
 /// The table that RocksDB's message speaks of, without the folder it lies in.
+/// Whether bytes that lie under an id are that group: what its point signed, or what was stored. What was stored as it is and
+/// signed otherwise is a dispute between points, and no fault of this disk. Bytes that nobody signed and that have no address
+/// are believed as far as they could be read whole.
+pub(super) fn is_good(record: &Record, id: &GroupId, stored: Option<Hash>, signed: Option<Hash>) -> bool {
+    let fits = |hash: Hash| hash == record.hash();
+    record.id() == *id && (signed.is_some_and(fits) || stored.map_or(signed.is_none(), fits))
+}
+
 fn named(message: &str) -> String {
     let table = message.split(|c: char| c == '/' || c.is_whitespace()).find(|word| word.ends_with(TABLE));
     table.map_or_else(|| message.to_owned(), |table| format!("table {table}"))
