@@ -540,14 +540,13 @@ fn finish(archive: &Archive, us: &Us, key: &NodeKey, session: SessionId) -> Resu
     let Some(head) = archive.head(&session)?.filter(|head| head.state == State::Ended) else {
         return Ok(Finished::default());
     };
-    let (wanted, _) = take::plan(archive, us, session)?;
     let last = archive.last_manifest(&session)?;
     let scope = take::scope(archive, us, &head)?;
     let kept = |last: &Signed<_>| Ok::<_, archive::Error>(has_all(&archive.draw_manifest(&head, 0)?, last.content()));
     let whole = match (&last, scope) {
         // What central itself never had is missing for good.
         (Some(last), Scope::All) => kept(last)?,
-        (None, _) | (Some(_), Scope::Own(_)) => wanted.missing.is_empty(),
+        (None, _) | (Some(_), Scope::Own(_)) => take::plan(archive, us, session)?.0.missing.is_empty(),
     };
     let central = Some(head.central);
     let Some(last) = last.filter(|_| whole && scope == Scope::All && head.central != key.id()) else {

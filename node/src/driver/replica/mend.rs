@@ -1,7 +1,7 @@
 //! Fetching again what this point's disk has lost of a session, and nothing else.
 //!
 //! Who may have it is whoever has a part in the session or signed for all of it. The right to fetch is the assignment that
-//! central signs, for itself too; so a giver asks nothing else of who mends than of who copies. What comes is
+//! whoever looks after the session signs, for itself too; so a giver asks nothing else of who mends than of who copies. What comes is
 //! compared with what the points signed, as it lies here, before it is written.
 
 use std::collections::BTreeMap;
@@ -100,12 +100,6 @@ impl Mender {
     /// The assignment of the session to this point.
     async fn order(&self, head: &Head) -> Result<Signed<Assignment>, String> {
         let (session, me) = (head.id, self.key.id());
-        if head.central == me {
-            let (vault, key) = (self.vault.clone(), self.key.clone());
-            let order = spawn_blocking(move || assign(vault.archive(), &key, session, me)).await;
-            let order = order.map_err(|error| error.to_string())?.map_err(|error| sentence(&error))?;
-            return order.ok_or_else(|| "the session has no manifest yet".to_owned());
-        }
         let vault = self.vault.clone();
         let manifest = spawn_blocking(move || vault.archive().last_manifest(&session)).await;
         let manifest = manifest.map_err(|error| error.to_string())?.map_err(|error| sentence(&error))?;
@@ -113,7 +107,7 @@ impl Mender {
         let mut failed = String::new();
         for by in owners(head, manifest.content()) {
             if by == me {
-                // All before this point are gone, or they would have answered; whether others think so too they say.
+                // It is central, or all before it are gone, or they would have answered; whether others think so too they say.
                 let (vault, key) = (self.vault.clone(), self.key.clone());
                 let order = spawn_blocking(move || assign(vault.archive(), &key, session, me)).await;
                 let order = order.map_err(|error| error.to_string())?.map_err(|error| sentence(&error))?;
