@@ -394,11 +394,13 @@ fn crates_know_only_whom_they_should() {
 /// Pages that name tests as proof.
 const PROOFS: [&str; 1] = ["node/SECURITY.md"];
 
-/// The names in backquotes that are those of tests: a path whose last word is a sentence.
-fn named_tests(page: &str) -> impl Iterator<Item = &str> {
+/// The names in backquotes that are those of tests: a path whose last word is a sentence. With each the module it is said to
+/// test.
+fn named_tests(page: &str) -> impl Iterator<Item = (&str, &str)> {
     page.split('`').skip(1).step_by(2).filter_map(|word| {
-        let (_, name) = word.rsplit_once("::")?;
-        (name.matches('_').count() >= 3).then_some(name)
+        let (path, name) = word.rsplit_once("::")?;
+        let module = path.rsplit("::").find(|module| *module != "tests")?;
+        (name.matches('_').count() >= 3).then_some((module, name))
     })
 }
 
@@ -408,18 +410,23 @@ fn every_test_that_is_named_as_proof_is_there() {
     let mut findings = Vec::new();
     for page in PROOFS {
         let text = fs::read_to_string(root().join(page)).expect("a page with proofs");
-        let names: BTreeSet<&str> = named_tests(&text).collect();
+        let names: BTreeSet<_> = named_tests(&text).collect();
         assert!(names.len() > 10, "{page} names {} tests", names.len());
-        for name in names {
+        for (module, name) in names {
             let head = format!("fn {name}(");
+            let is_there = |source: &Source| {
+                let path = source.path.trim_end_matches(".rs");
+                path.split('/').any(|part| part == module) || source.text.contains(&format!("mod {module} {{"))
+            };
             let is_test = |source: &Source| {
-                source.text.split_once(&head).is_some_and(|(before, _)| {
-                    let above = &before[before.floor_char_boundary(before.len().saturating_sub(400))..];
-                    above.rsplit("\n}").next().is_some_and(|above| above.contains("test"))
-                })
+                is_there(source)
+                    && source.text.split_once(&head).is_some_and(|(before, _)| {
+                        let above = &before[before.floor_char_boundary(before.len().saturating_sub(400))..];
+                        above.rsplit("\n}").next().is_some_and(|above| above.contains("test"))
+                    })
             };
             if !sources.iter().filter(|source| source.is_rust()).any(is_test) {
-                findings.push(format!("{page}: {name}"));
+                findings.push(format!("{page}: {module}::…::{name}"));
             }
         }
     }

@@ -1,4 +1,4 @@
-// What every WebRTC connection with the node has in common. The node is on this machine or one hop away and answers as an
+// What every WebRTC connection with the node has in common. The node is on this machine and answers as an
 // ICE-lite peer, so no STUN server is asked and the offer is sent whole, with its candidates (RFC 9725).
 
 import { offer } from '../api/ask';
