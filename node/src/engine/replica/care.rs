@@ -185,7 +185,7 @@ struct Holder {
     signed: Option<Instant>,
     /// When it last said that it would fetch it.
     taken: Option<Instant>,
-    /// When to ask it next.
+    /// When to ask it next. While it is being asked: when to ask again if this brings no answer, since it came back meanwhile.
     ask_at: Option<Instant>,
     /// Whether it is being asked, or will be when its other questions are answered.
     asked: bool,
@@ -353,7 +353,8 @@ impl Care {
                 }
                 Answer::Silent => {
                     holder.silent += 1;
-                    holder.ask_at = Some(now + dice.pause(&session, &node, holder.silent));
+                    let pause = dice.pause(&session, &node, holder.silent);
+                    holder.ask_at = holder.ask_at.or(Some(now + pause));
                     if holder.silent >= SILENT_MAX {
                         holder.aside = Some(now + ASIDE);
                     }
@@ -400,7 +401,10 @@ impl Care {
             tended.holders.retain(|node, _| self.nodes.contains_key(node));
             let wanted = self.wanted(now, &session, &tended);
             for &node in &wanted {
-                tended.holders.entry(node).or_default().ask_at.get_or_insert(now);
+                let holder = tended.holders.entry(node).or_default();
+                if !holder.asked {
+                    holder.ask_at.get_or_insert(now);
+                }
                 self.of.entry(node).or_default().insert(session);
             }
             for (&node, holder) in &mut tended.holders {

@@ -207,6 +207,27 @@ fn who_has_taken_an_offer_is_counted_on_and_reminded() {
 }
 
 #[test]
+fn who_comes_back_while_an_answer_of_its_last_run_is_awaited_is_asked_at_once() {
+    let mut world = World::new(2);
+    world.down(id(1));
+    world.close();
+    let (care, now) = (&mut world.care, world.now);
+    for comes in [Input::Up { node: id(1) }, Input::Resumes { session: session(1), node: id(1) }] {
+        care.handle(now, Input::Up { node: id(1) });
+        assert!(care.poll().is_some(), "it is asked");
+        // It is killed and starts again, which is heard before the question is given up.
+        care.handle(now, Input::Down { node: id(1) });
+        care.handle(now, Input::Up { node: id(1) });
+        care.handle(now, comes);
+        assert_eq!(care.poll(), None, "one question at a time");
+        care.handle(now, Input::Answered { session: session(1), node: id(1), answer: Answer::Silent });
+        assert!(care.poll().is_some(), "it is asked again");
+        care.handle(now, Input::Answered { session: session(1), node: id(1), answer: Answer::Taken });
+        care.handle(now, Input::Down { node: id(1) });
+    }
+}
+
+#[test]
 fn what_comes_later_is_offered_to_those_who_hold_the_rest() {
     let mut world = World::new(20);
     world.close();
