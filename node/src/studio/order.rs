@@ -173,12 +173,16 @@ impl Order {
 
     /// When to look again though nothing arrived.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        let patience = self.rule.patience;
         let mut groups = self.groups.iter();
         let (&seq, first) = groups.next()?;
-        if self.floor.is_some_and(|floor| seq != floor) {
-            return Some(first.began + self.rule.patience);
+        let own = self.floor.is_some_and(|floor| seq != floor).then(|| first.began + patience);
+        if !first.frames.is_empty() || first.over {
+            return own;
         }
-        groups.next().map(|(_, next)| next.began + self.rule.patience)
+        // It has nothing to give: only a later group that has waited long enough changes that.
+        let next = groups.next().map(|(_, next)| next.began + patience)?;
+        Some(own.map_or(next, |own| own.max(next)))
     }
 
     /// The rest of a group is of no use: a frame of it could not be decoded.
@@ -345,6 +349,26 @@ mod tests {
         assert_eq!(bench.take(), []);
         bench.arrive(&groups[1]);
         assert_eq!(bench.take(), [(1, 0), (1, 1), (2, 0), (2, 1)]);
+    }
+
+    #[test]
+    fn a_moment_to_look_again_at_is_one_that_changes_something() {
+        for later in [&[2][..], &[3, 2]] {
+            let mut bench = bench(Rule::PICTURE);
+            let groups: Vec<_> = (0..4).map(|seq| bench.make(seq, 2)).collect();
+            bench.arrive(&groups[0]);
+            assert_eq!(bench.take().len(), 2);
+            for &seq in later {
+                bench.begin(&groups[seq]);
+                bench.now += Duration::from_millis(100);
+            }
+            for _ in 0..10 {
+                assert_eq!(bench.take(), [], "none has a frame");
+                let Some(at) = bench.order.deadline() else { break };
+                assert!(at > bench.now, "{later:?}: it would be looked again at once, and again");
+                bench.now = at;
+            }
+        }
     }
 
     #[test]
