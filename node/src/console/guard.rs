@@ -78,7 +78,7 @@ pub(super) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    if let Err(reason) = check(request.method(), request.headers()) {
+    if let Err(reason) = check(request.method(), request.uri().path(), request.headers()) {
         let who = Who::Address { ip: from.ip() };
         desk.log.refused(who, Deed::Ask, What::Door { door: Door::Page }, reason);
         return Refusal::new(StatusCode::FORBIDDEN, "origin", reason).into_response();
@@ -93,22 +93,25 @@ pub(super) async fn guard(
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-fn check(method: &Method, headers: &HeaderMap) -> Result<(), &'static str> {
+fn check(method: &Method, path: &str, headers: &HeaderMap) -> Result<(), &'static str> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(host) = text(HOST).filter(|host| is_loopback(host)) else {
         return Err("this page is for a browser on the same machine");
     };
     // Browsers let any page open a WebSocket to anywhere and read what comes, but say which page it was (RFC 6455 10.2).
     let reads = [Method::GET, Method::HEAD].contains(method) && !headers.contains_key(UPGRADE);
-    if reads {
+    let site = text(SEC_FETCH_SITE);
+    // A link to a page may stand anywhere; what a page asks for by itself, it asks of its own node.
+    let foreign = site.is_some_and(|site| site != "same-origin" && site != "none");
+    if reads && !(foreign && path.starts_with("/api")) {
         return Ok(());
     }
-    let site = text(SEC_FETCH_SITE);
     let same_site = site.is_none_or(|site| site == "same-origin");
     let same_origin = match headers.get(ORIGIN) {
         Some(origin) => origin.to_str().is_ok_and(|origin| origin.eq_ignore_ascii_case(&format!("http://{host}"))),
@@ -147,7 +150,7 @@ mod tests {
             for (name, value) in more {
                 headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
             }
-            check(&method, &headers).is_ok()
+            check(&method, "/api/session", &headers).is_ok()
         };
         let foreign = [
             ("origin", "http://evil.example"),
@@ -170,13 +173,27 @@ mod tests {
             }
             assert!(!passes(method.clone(), &[ours, ("sec-fetch-site", "cross-site")]), "{method}");
         }
-        assert!(passes(Method::GET, &[]));
+        assert!(passes(Method::GET, &[]) && passes(Method::GET, &[("sec-fetch-site", "same-origin")]));
         // A WebSocket begins as a request to read.
         let socket = ("upgrade", "websocket");
         assert!(passes(Method::GET, &[ours, socket]));
         assert!(!passes(Method::GET, &[socket]));
         for header in foreign {
             assert!(!passes(Method::GET, &[socket, header]), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn other_pages_may_link_to_ours_and_ask_the_node_nothing() {
+        let passes = |path, site| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static("127.0.0.1:8080"));
+            headers.insert(SEC_FETCH_SITE, HeaderValue::from_static(site));
+            check(&Method::GET, path, &headers).is_ok()
+        };
+        for (site, asks) in [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false)] {
+            assert_eq!(passes("/api/state", site), asks, "{site}");
+            assert!(passes("/", site) && passes("/van-hanh", site), "{site}");
         }
     }
 }
