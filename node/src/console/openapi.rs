@@ -1,4 +1,4 @@
-//! What the page may ask, in the form other programs read (OpenAPI 3.1), made from the code that answers.
+//! What the room may ask without an account, in the form other programs read (OpenAPI 3.1), made from the code that answers.
 //!
 //! A copy is kept in `node/web/openapi.json`, from which the page's types are made; a test says when it is stale.
 
@@ -21,7 +21,15 @@ pub(super) struct Refused {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Điểm Cầu", description = "The room's page and its node, on one machine."),
-    paths(super::room::state, super::room::live, super::room::watch, super::room::layer, super::room::leave,),
+    paths(
+        super::room::state,
+        super::room::live,
+        super::room::publish,
+        super::room::withdraw,
+        super::room::watch,
+        super::room::layer,
+        super::room::leave,
+    ),
     components(schemas(Refused))
 )]
 struct Document;
