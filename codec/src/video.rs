@@ -175,6 +175,11 @@ pub fn begins(unit: &[u8]) -> bool {
     has(annexb::kind::IDR) && has(annexb::kind::SPS) && has(annexb::kind::PPS)
 }
 
+/// NAL units of an access unit in Annex B form, counted up to `most`.
+pub fn units(unit: &[u8], most: usize) -> usize {
+    annexb::nals(unit).take(most).count()
+}
+
 /// Decodes one stream.
 pub struct Decoder {
     library: openh264::Decoder,

@@ -46,6 +46,9 @@ pub const OFFER_BYTES_MAX: usize = 64 * 1024;
 const WISHES_MAX: usize = 64;
 /// Changes of mind that wait for a connection.
 const COMMANDS_MAX: usize = 4;
+/// NAL units of a frame that is passed on. Encoders make a handful; each is a packet at least, so that one frame of a megabyte of
+/// the smallest would be a quarter of a million.
+const UNITS_MAX: usize = 512;
 
 /// A layer of a point's picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -188,7 +191,7 @@ impl Browser {
         Ok(Answer { id, sdp })
     }
 
-    /// Takes a browser as this room's camera and microphone, in place of the one before.
+    /// Takes a browser as this room's camera and microphone. Once it is connected, the one before is let go.
     pub async fn publish(&self, offer: String) -> Result<Answer, Refusal> {
         let inlet = self.shared.inlet.clone().ok_or(Refusal::NotBrowser)?;
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
@@ -198,8 +201,6 @@ impl Browser {
         tokio::spawn(publish::run(seat, inlet, offer, reply, orders));
         // A task that panicked over the offer gives none.
         let sdp = answer.await.unwrap_or_else(|_| Err(Refusal::Offer("it cannot be understood".into())))?;
-        // Only now, so that an offer that is refused costs nobody anything.
-        self.shared.connections().retain(|known, other| *known == id || other.sort != Sort::Publishes);
         Ok(Answer { id, sdp })
     }
 
@@ -262,9 +263,9 @@ impl Shared {
         });
     }
 
-    /// Whether another browser than this brings the room's sound and picture.
-    fn is_replaced(&self, id: &str) -> bool {
-        self.connections().iter().any(|(known, connection)| known != id && connection.sort == Sort::Publishes)
+    /// This browser brings the room's sound and picture from now on, in place of the one before.
+    fn is_camera(&self, id: &str) {
+        self.connections().retain(|known, other| known == id || other.sort != Sort::Publishes);
     }
 
     fn wish(&self, track: TrackId) {

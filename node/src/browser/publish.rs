@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::clock::{Offset, Report, Stream};
 use super::peer::{Ended, Peer};
-use super::{Layer as Named, Refusal, Seat};
+use super::{Layer as Named, Refusal, Seat, UNITS_MAX};
 use crate::studio::inlet::{Asks, Inlet};
 use crate::studio::intake::{self, Input};
 
@@ -36,6 +36,10 @@ struct Publishing {
     main_times: Stream,
     thumb_times: Stream,
     asked: Asks,
+    /// What the browser was told the recorded picture may use.
+    limited: Option<u32>,
+    /// Its turn as the room's camera, once it is connected.
+    turn: Option<u64>,
 }
 
 /// Serves one connection to its end.
@@ -66,11 +70,13 @@ pub(super) async fn run(
         main_times: Stream::new(RATES.1),
         thumb_times: Stream::new(RATES.1),
         asked,
+        limited: None,
+        turn: None,
     };
-    let ended = publishing.run(&mut orders).await;
+    let ended = publishing.run(&seat, &mut orders).await;
     publishing.peer.close();
-    if !seat.shared.is_replaced(&seat.id) {
-        publishing.inlet.leave();
+    if let Some(turn) = publishing.turn {
+        publishing.inlet.leave(turn);
     }
     match ended {
         Ended::Left | Ended::Never => tracing::info!(%ended, "the browser with the room's camera is gone"),
@@ -79,9 +85,8 @@ pub(super) async fn run(
 }
 
 impl Publishing {
-    async fn run(&mut self, orders: &mut mpsc::Receiver<Named>) -> Ended {
+    async fn run(&mut self, seat: &Seat, orders: &mut mpsc::Receiver<Named>) -> Ended {
         let mut asks = self.inlet.asks();
-        let mut joined = false;
         loop {
             loop {
                 match self.peer.work() {
@@ -90,10 +95,11 @@ impl Publishing {
                     Err(ended) => return ended,
                 }
             }
-            if !joined && self.peer.is_connected() {
-                joined = true;
+            if self.turn.is_none() && self.peer.is_connected() {
                 tracing::info!("a browser gives the room's camera and microphone");
-                self.inlet.join();
+                self.turn = Some(self.inlet.join());
+                // Only now, so that an offer nobody stands behind costs nobody anything.
+                seat.shared.is_camera(&seat.id);
             }
             tokio::select! {
                 waited = self.peer.wait() => if let Err(ended) = waited { return ended },
@@ -129,8 +135,19 @@ impl Publishing {
             (true, Some(rid)) if **rid == *TrackKind::Thumb.name() => Layer::Thumb,
             (true, Some(_)) => return,
         };
-        if layer != Layer::Audio && !data.contiguous {
-            self.inlet.tell(Input::Lost(layer));
+        let Some(turn) = self.turn else { return };
+        let is_picture = layer != Layer::Audio;
+        // What is too much for us to pass on, and would be for every browser, is not copied first.
+        let excess = data.data.len() > intake::FRAME_BYTES_MAX
+            || is_picture && video::units(&data.data, UNITS_MAX + 1) > UNITS_MAX;
+        if is_picture && (excess || !data.contiguous) {
+            self.inlet.tell(turn, Input::Lost(layer));
+        }
+        if excess {
+            return;
+        }
+        if layer == Layer::Main {
+            self.limit(data.mid);
         }
         let report = data.last_sender_info.and_then(|info| {
             let moment_us = i64::try_from(info.ntp_time.duration_since(UNIX_EPOCH).ok()?.as_micros()).ok()?;
@@ -145,7 +162,17 @@ impl Publishing {
         let at = times.captured(now, low(data.time.numer()), report, &mut self.offset);
         let key = layer == Layer::Audio || video::begins(&data.data);
         let frame = intake::frame(at, key, Bytes::copy_from_slice(&data.data));
-        self.inlet.tell(Input::Frame { layer, frame });
+        self.inlet.tell(turn, Input::Frame { layer, frame });
+    }
+
+    /// Tells the browser what its picture may use, unless it knows. It hears nothing before its first picture came.
+    fn limit(&mut self, mid: Mid) {
+        if let Some(bits) = self.asked.bits.filter(|_| self.asked.bits != self.limited) {
+            // All layers together are bounded; the small one takes little.
+            let rid = self.named.then(|| Rid::from(TrackKind::Main.name()));
+            self.peer.limit(mid, rid, bits.saturating_add(THUMB_BITS));
+            self.limited = self.asked.bits;
+        }
     }
 
     fn ask(&mut self, now: Asks) {
@@ -156,10 +183,6 @@ impl Publishing {
         }
         if now.thumb != self.asked.thumb && self.named {
             self.peer.ask_keyframe(mid, rid(TrackKind::Thumb.name()));
-        }
-        if let Some(bits) = now.bits.filter(|_| now.bits != self.asked.bits) {
-            // All layers together are bounded; the small one takes little.
-            self.peer.limit(mid, rid(TrackKind::Main.name()), bits.saturating_add(THUMB_BITS));
         }
         self.asked = now;
     }

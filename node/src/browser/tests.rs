@@ -469,7 +469,7 @@ fn numbers(groups: &Groups, layer: Made) -> Vec<(u64, u64)> {
 async fn what_a_browser_encodes_becomes_groups_that_begin_with_keyframes() {
     let room = Room::new().await;
     let (feed, groups) = feed(&room, 30);
-    feed.tell(crate::studio::intake::Input::Thumb(true));
+    feed.enable_thumb(true);
     let mut client = room.publish(&["main", "thumb"]).await;
     film(&mut client, &[Some("main"), Some("thumb")], Duration::from_secs(7)).await;
     let stats = tokio::task::spawn_blocking(move || feed.stop()).await.expect("a room that can be closed");
@@ -509,6 +509,47 @@ async fn a_browser_that_comes_anew_takes_over_and_no_number_is_used_twice() {
         assert!(numbers.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "{layer:?} {numbers:?}");
     }
     assert!(stats.main.frames > 100, "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_that_nobody_stands_behind_leaves_the_camera_alone() {
+    let room = Room::new().await;
+    let (feed, groups) = feed(&room, 0);
+    let mut camera = room.publish(&[]).await;
+    film(&mut camera, &[None], Duration::from_secs(1)).await;
+    // A second tab that is closed as soon as it has asked.
+    let offer = {
+        let mut ghost = Client::new().await;
+        let mut change = ghost.rtc.sdp_api();
+        change.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
+        change.add_media(MediaKind::Video, Direction::SendOnly, None, None, None);
+        change.apply().expect("something to offer").0.to_sdp_string()
+    };
+    assert_eq!(room.ask("POST", "/api/whip", "application/sdp", &offer).await.0, 201);
+    film(&mut camera, &[None], Duration::from_secs(4)).await;
+    assert!(!camera.left, "the camera that works goes on");
+    drop(tokio::task::spawn_blocking(move || feed.stop()).await.expect("a room that can be closed"));
+    let sounds = groups.lock().expect("nobody panicked");
+    let sounds: usize = sounds.iter().filter(|group| group.0 == Made::Audio).map(|group| group.3.len()).sum();
+    assert!(sounds > 200, "{sounds} of 250");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_of_a_thousand_pieces_is_left_out_and_the_next_group_is_shown() {
+    let room = Room::new().await;
+    let track = TrackId::new(point(2), MAIN);
+    let mut bad = room.begin(track, 0, 0);
+    bad.frame(0, true, &picture(true, 1));
+    bad.frame(33_000, false, &[0, 0, 1, 0x61].repeat(100_000));
+    let mut client = room.watch(2, "main").await;
+    client.until(|client| !client.pictures().is_empty()).await;
+    bad.end();
+    let mut good = room.begin(track, 1, 2_000_000);
+    good.frame(0, true, &picture(true, 2));
+    client.until(|client| client.pictures().len() >= 2).await;
+    assert_eq!(client.pictures()[1].0, picture(true, 2));
+    assert!(!client.left);
+    good.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use codec::video;
 use store::id::{PointNumber, TrackId, TrackKind};
 use store::record::{self, Item};
 use str0m::Event;
@@ -15,7 +16,7 @@ use tokio::time::sleep_until;
 
 use super::forward::{Forward, Input, Output, Reading};
 use super::peer::{Ended, Peer};
-use super::{Layer, Refusal, Seat};
+use super::{Layer, Refusal, Seat, UNITS_MAX};
 use crate::media::live;
 use crate::studio::stage::{Group, News};
 
@@ -191,6 +192,11 @@ impl Watching {
                     }
                 }
                 Output::Send { kind, at, opener, frame } => match opener.open(&frame) {
+                    Ok(plain) if kind != TrackKind::Audio && video::units(&plain, UNITS_MAX + 1) > UNITS_MAX => {
+                        tracing::debug!(group = %opener.header().id(), "a frame of too many pieces is not shown");
+                        let seq = opener.header().seq;
+                        self.forward.handle(Instant::now(), Input::Spoilt { kind, seq });
+                    }
                     Ok(plain) => self.send(kind, at, &plain)?,
                     Err(error) => {
                         let header = opener.header();

@@ -4,7 +4,7 @@
 //! may run while no page is open; then nothing is published, and the state says so. Between them is a bounded queue, since
 //! sealing waits for the disk and a browser for nobody: what does not fit is lost, which costs a keyframe.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -42,9 +42,11 @@ pub struct Inlet {
 #[derive(Debug)]
 struct Shared {
     epoch: Instant,
-    room: Mutex<Option<SyncSender<Input>>>,
-    /// Whether a browser is there.
-    joined: AtomicBool,
+    /// The room that publishes, by its number.
+    room: Mutex<Option<(u64, SyncSender<Input>)>>,
+    rooms: AtomicU64,
+    /// Whose turn it is as the room's camera, and of how many.
+    turn: Mutex<(Option<u64>, u64)>,
     /// Something did not fit since the last that did.
     lost: AtomicBool,
     asks: watch::Sender<Asks>,
@@ -53,8 +55,15 @@ struct Shared {
 impl Inlet {
     /// Nobody is there on either side. Local times count from `epoch`.
     pub fn new(epoch: Instant) -> Inlet {
-        let (room, joined, lost) = (Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
-        Inlet { shared: Arc::new(Shared { epoch, room, joined, lost, asks: watch::Sender::new(Asks::default()) }) }
+        let shared = Shared {
+            epoch,
+            room: Mutex::default(),
+            rooms: AtomicU64::new(0),
+            turn: Mutex::default(),
+            lost: AtomicBool::new(false),
+            asks: watch::Sender::new(Asks::default()),
+        };
+        Inlet { shared: Arc::new(shared) }
     }
 
     /// A moment on the local clock.
@@ -63,22 +72,34 @@ impl Inlet {
         MediaTime::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// A browser came, or another took over.
-    pub(crate) fn join(&self) {
-        self.shared.joined.store(true, Ordering::Relaxed);
-        self.tell(Input::Joined);
+    /// A browser came, or another took over: it is its turn from now on, by the number given.
+    pub(crate) fn join(&self) -> u64 {
+        let mut turn = lock(&self.shared.turn);
+        let number = turn.1;
+        *turn = (Some(number), number + 1);
+        self.hand(Input::Joined);
+        number
     }
 
-    /// It is gone.
-    pub(crate) fn leave(&self) {
-        self.shared.joined.store(false, Ordering::Relaxed);
-        self.tell(Input::Left);
+    /// It is gone. If it is another's turn by now, that changes nothing.
+    pub(crate) fn leave(&self, turn: u64) {
+        let mut now = lock(&self.shared.turn);
+        if now.0.take_if(|now| *now == turn).is_some() {
+            self.hand(Input::Left);
+        }
     }
 
-    /// What it sends; times of frames are local.
-    pub(crate) fn tell(&self, input: Input) {
-        let mut room = self.shared.room();
-        let Some(sender) = room.as_ref() else { return };
+    /// What it sends, as long as it is its turn; times of frames are local.
+    pub(crate) fn tell(&self, turn: u64, input: Input) {
+        let now = lock(&self.shared.turn);
+        if now.0 == Some(turn) {
+            self.hand(input);
+        }
+    }
+
+    fn hand(&self, input: Input) {
+        let mut room = lock(&self.shared.room);
+        let Some((_, sender)) = room.as_ref() else { return };
         if self.shared.lost.swap(false, Ordering::Relaxed) {
             for layer in [Layer::Main, Layer::Thumb] {
                 if sender.try_send(Input::Lost(layer)).is_err() {
@@ -100,18 +121,13 @@ impl Inlet {
     }
 }
 
-impl Shared {
-    /// Under this lock one value is put in place of another.
-    fn room(&self) -> MutexGuard<'_, Option<SyncSender<Input>>> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A room that publishes what browsers send.
 #[derive(Debug)]
 pub(crate) struct Feed {
     sender: Option<SyncSender<Input>>,
+    number: u64,
     inlet: Inlet,
+    thumb: Arc<AtomicBool>,
     stats: Arc<Mutex<production::Stats>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -127,24 +143,33 @@ impl Feed {
     ) -> std::io::Result<Feed> {
         let (sender, inputs) = sync_channel(WAITING_MAX);
         let stats = Arc::new(Mutex::new(missing(true, true, production::Stats::default())));
-        let work = Work { inlet: inlet.clone(), timeline, sink, stats: Arc::clone(&stats) };
+        let thumb = Arc::new(AtomicBool::new(false));
+        let work = Work { inlet: inlet.clone(), timeline, sink, stats: Arc::clone(&stats), thumb: Arc::clone(&thumb) };
         let intake = Intake::new(first_seq, length);
         let thread =
             std::thread::Builder::new().name("browser room".into()).spawn(move || work.run(intake, &inputs))?;
-        if inlet.shared.joined.load(Ordering::Relaxed) {
+        let number = inlet.shared.rooms.fetch_add(1, Ordering::Relaxed);
+        let turn = lock(&inlet.shared.turn);
+        if turn.0.is_some() {
             // The queue is new, so there is room.
             let _ = sender.try_send(Input::Joined);
         }
-        *inlet.shared.room() = Some(sender.clone());
-        Ok(Feed { sender: Some(sender), inlet: inlet.clone(), stats, thread: Some(thread) })
+        *lock(&inlet.shared.room) = Some((number, sender.clone()));
+        drop(turn);
+        Ok(Feed { sender: Some(sender), number, inlet: inlet.clone(), thumb, stats, thread: Some(thread) })
     }
 
-    /// Tells the room, unless its queue is full: whoever needs it asks again.
-    pub(crate) fn tell(&self, input: Input) {
+    /// Somebody needs a keyframe soon. With a full queue nothing is done: whoever needs it asks again.
+    pub(crate) fn ask_keyframe(&self) {
         if let Some(sender) = &self.sender {
             // The thread ends only with this, or by a fault that was reported.
-            let _ = sender.try_send(input);
+            let _ = sender.try_send(Input::Keyframe);
         }
+    }
+
+    /// Somebody wants the small picture, or nobody does.
+    pub(crate) fn enable_thumb(&self, wanted: bool) {
+        self.thumb.store(wanted, Ordering::Relaxed);
     }
 
     /// The recorded picture may have so many bits per second.
@@ -165,7 +190,8 @@ impl Feed {
 
     fn finish(&mut self) {
         if self.sender.take().is_some() {
-            *self.inlet.shared.room() = None;
+            // By now another may publish.
+            let _ = lock(&self.inlet.shared.room).take_if(|(number, _)| *number == self.number);
         }
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of the room's browser panicked");
@@ -185,10 +211,12 @@ struct Work {
     timeline: Timeline,
     sink: production::Sink,
     stats: Arc<Mutex<production::Stats>>,
+    thumb: Arc<AtomicBool>,
 }
 
 impl Work {
     fn run(self, mut intake: Intake, inputs: &Receiver<Input>) {
+        let mut thumb = false;
         loop {
             let input = match inputs.recv_timeout(TICK) {
                 Ok(Input::Frame { layer, mut frame }) => {
@@ -199,6 +227,10 @@ impl Work {
                 Err(RecvTimeoutError::Timeout) => Input::Tick,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
+            let wanted = self.thumb.load(Ordering::Relaxed);
+            if std::mem::replace(&mut thumb, wanted) != wanted {
+                self.handle(&mut intake, Input::Thumb(wanted));
+            }
             self.handle(&mut intake, input);
         }
         self.handle(&mut intake, Input::Left);
@@ -243,4 +275,74 @@ fn missing(picture: bool, sound: bool, stats: production::Stats) -> production::
 /// What is under this lock is replaced as a whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use codec::production::Output as Made;
+
+    use super::*;
+    use crate::engine::clock::Line;
+    use crate::studio::intake::frame;
+
+    fn feed(inlet: &Inlet, sink: impl Fn(Layer, Made) + Send + Sync + 'static) -> Feed {
+        let timeline = Timeline::new(inlet.shared.epoch);
+        timeline.set(Line::central(0));
+        Feed::start(inlet, 0, Duration::from_secs(2), timeline, Arc::new(sink)).unwrap()
+    }
+
+    fn sound(inlet: &Inlet) -> Input {
+        let frame = frame(inlet.local(Instant::now()), true, Bytes::from_static(b"sound"));
+        Input::Frame { layer: Layer::Audio, frame }
+    }
+
+    #[test]
+    fn a_room_that_ends_late_takes_nothing_from_the_one_after_it() {
+        let inlet = Inlet::new(Instant::now());
+        let (before, after) = (feed(&inlet, |_, _| ()), feed(&inlet, |_, _| ()));
+        before.stop();
+        let turn = inlet.join();
+        inlet.tell(turn, sound(&inlet));
+        assert_eq!(after.stop().audio.frames, 1);
+    }
+
+    #[test]
+    fn who_was_replaced_says_nothing_more() {
+        let inlet = Inlet::new(Instant::now());
+        let room = feed(&inlet, |_, _| ());
+        let (first, second) = (inlet.join(), inlet.join());
+        inlet.tell(first, sound(&inlet));
+        inlet.leave(first);
+        inlet.tell(second, sound(&inlet));
+        assert_eq!(room.stop().audio.frames, 1);
+    }
+
+    #[test]
+    fn a_wish_for_the_small_picture_is_not_lost_in_a_full_queue() {
+        let inlet = Inlet::new(Instant::now());
+        let (open, gate) = sync_channel::<()>(0);
+        let gate = Mutex::new(gate);
+        let room = feed(&inlet, move |_, made| {
+            // The disk takes nothing until the gate opens.
+            if let Made::Open { .. } = made {
+                let _ = lock(&gate).recv();
+            }
+        });
+        let turn = inlet.join();
+        for _ in 0..2 * WAITING_MAX {
+            inlet.tell(turn, sound(&inlet));
+        }
+        assert!(inlet.shared.lost.load(Ordering::Relaxed), "the queue is full");
+        let mut asks = inlet.asks();
+        let before = asks.borrow_and_update().thumb;
+        room.enable_thumb(true);
+        drop(open);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while inlet.asks().borrow().thumb == before {
+            assert!(Instant::now() < deadline, "nobody asked for the small picture");
+            inlet.tell(turn, sound(&inlet));
+            std::thread::yield_now();
+        }
+    }
 }

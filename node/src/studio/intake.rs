@@ -19,7 +19,7 @@ use codec::production::{Layer, LayerStats, Output as Made};
 use codec::time::MediaTime;
 
 /// Largest frame taken: four times a large keyframe of a large picture. A group may have six of them.
-const FRAME_BYTES_MAX: usize = 512 << 10;
+pub(crate) const FRAME_BYTES_MAX: usize = 512 << 10;
 /// Largest group. Sealed it is a little more, and four mebibytes are not passed on live.
 const GROUP_BYTES_MAX: usize = 3 << 20;
 /// Most frames of a group: at sixty a second, ten times its length.

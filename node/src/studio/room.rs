@@ -28,7 +28,6 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::inlet::{Feed, Inlet};
-use super::intake::Input;
 use super::stage::Stage;
 use super::timeline::Timeline;
 use super::{Event, Keys};
@@ -128,7 +127,7 @@ impl Room {
     pub(super) fn keyframe(&self) {
         match &self.maker {
             Maker::Own(production) => production.keyframe(),
-            Maker::Browser(feed) => feed.tell(Input::Keyframe),
+            Maker::Browser(feed) => feed.ask_keyframe(),
         }
     }
 
@@ -136,7 +135,7 @@ impl Room {
     pub(super) fn enable_thumb(&self, on: bool) {
         match &self.maker {
             Maker::Own(production) => production.enable(Layer::Thumb, on),
-            Maker::Browser(feed) => feed.tell(Input::Thumb(on)),
+            Maker::Browser(feed) => feed.enable_thumb(on),
         }
     }
 
