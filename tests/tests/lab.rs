@@ -276,3 +276,58 @@ fn a_point_cut_off_for_40_s_is_seen_to_be_and_loses_nothing() {
         assert_eq!(left, 1, "nobody else was lost: {:?}", central.journal);
     });
 }
+
+/// Fails unless within a time every room has had picture and sound of every other at their full rate for two seconds on end.
+fn all_come_back(office: &Office, within: Duration) {
+    let rate = |(at, from): (usize, usize)| (Instant::now(), shown(office, at, from));
+    until("every room sees and hears every other again as before", within, || {
+        let before: Vec<_> = pairs(office).into_iter().map(rate).collect();
+        thread::sleep(2 * S);
+        let whole = pairs(office).into_iter().zip(before).all(|(pair, (since, before))| {
+            let (now, after) = rate(pair);
+            let seconds = (now - since).as_secs_f64() - 0.2;
+            (after.0 - before.0) as f64 >= PICTURES * seconds * 0.9 && (after.1 - before.1) as f64 >= SOUNDS * seconds
+        });
+        whole.then_some(())
+    });
+}
+
+#[test]
+fn a_session_outlives_the_line_of_its_central() {
+    trial("lab::a_session_outlives_the_line_of_its_central", || {
+        let _machine = alone();
+        let sites = [
+            ("Trung tâm", office(None)),
+            ("Xã Kim Thành", office(Some(Kind::SYMMETRIC))),
+            ("Phường Sa Đéc", office(Some(Kind::ADDRESS_RESTRICTED))),
+        ];
+        let (lab, mut office) = stand(&sites);
+        let session = office.points[0].start_session("Họp giao ban").id;
+        office.points[0].wait_for_all(&session);
+        office.points[0].wait_for_groups(6);
+        lab.cut(0, true);
+        let cut = Instant::now();
+        let [central, points @ ..] = &office.points[..] else { unreachable!("three were set up") };
+        let noticed: Vec<_> = points.iter().map(|point| noticed(cut, point, &central.name)).collect();
+        println!("they said so after {noticed:?}");
+        assert!(noticed.iter().all(|noticed| *noticed < GONE_WITHIN), "{noticed:?}");
+        for point in points {
+            until("central is alone", SOON, || (!has_in_session(central, &point.name)).then_some(()));
+        }
+        // They go on keeping what happens in their rooms.
+        office.points[1].wait_for_groups(2);
+        lab.cut(0, false);
+        let back = Instant::now();
+        office.points[0].wait_for_all(&session);
+        println!("all were back after {:?}", back.elapsed());
+        all_come_back(&office, SOON);
+        println!("and as before after {:?}", back.elapsed());
+        let ended = office.points[0].end_session();
+        assert_eq!(ended.gaps, 0);
+        office.stop();
+        let central = record_must_be_whole(&office, &session);
+        for point in 1..=3 {
+            sound_must_be_whole(&central, point, 10 * S);
+        }
+    });
+}
