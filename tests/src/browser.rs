@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::program::{Call, Finished, path, root};
+use crate::program::{Call, Finished, Running, path, root};
 
 /// Fetching the libraries takes some seconds, once.
 const INSTALL_MAX: Duration = Duration::from_secs(180);
@@ -20,8 +20,17 @@ const INSTALL_MAX: Duration = Duration::from_secs(180);
 ///
 /// If it fails or takes longer than `limit`.
 pub fn run(script: &str, args: &[&str], limit: Duration) -> Finished {
+    call(script, args).limit(limit).run().succeeded()
+}
+
+/// Starts a script and leaves it running.
+pub fn start(script: &str, args: &[&str]) -> Running {
+    call(script, args).start()
+}
+
+fn call(script: &str, args: &[&str]) -> Call {
     let script = prepared("tests/browser", "browser").join(script);
-    Call::of("node", [script]).args(args.iter().copied()).limit(limit).run().succeeded()
+    Call::of("node", [script]).args(args.iter().copied())
 }
 
 /// Runs what `node/web/package.json` calls `script`.

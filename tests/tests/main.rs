@@ -7,6 +7,7 @@ mod copies;
 mod evidence;
 mod fuzz;
 mod lab;
+mod live;
 mod page;
 mod people;
 mod recover;
