@@ -191,6 +191,13 @@ pub fn page_key(session: &SessionId, track: TrackId, page: u32) -> [u8; 22] {
     key
 }
 
+/// The session, track and page of such a key, if it is one.
+pub fn parse_page_key(key: &[u8]) -> Option<(SessionId, TrackId, u32)> {
+    let key: &[u8; 22] = key.try_into().ok()?;
+    let track = TrackId::try_from(u16::from_be_bytes([key[16], key[17]])).ok()?;
+    Some((SessionId::from_bytes(*key.first_chunk()?), track, u32::from_be_bytes(*key.last_chunk()?)))
+}
+
 /// Key in [`Column::Journal`].
 pub fn journal_key(session: &SessionId, n: u64) -> [u8; 24] {
     let mut key = [0; 24];
@@ -286,7 +293,10 @@ mod tests {
         assert_eq!(hex::encode(key), format!("{}01230000000000000007", "aa".repeat(16)));
         assert_eq!(parse_group_key(&key), Some(group));
         assert_eq!(parse_group_key(&key[1..]), None);
-        assert_eq!(hex::encode(page_key(&session, track, 2)), format!("{}012300000002", "aa".repeat(16)));
+        let page = page_key(&session, track, 2);
+        assert_eq!(hex::encode(page), format!("{}012300000002", "aa".repeat(16)));
+        assert_eq!(parse_page_key(&page), Some((session, track, 2)));
+        assert_eq!(parse_page_key(&page[1..]), None);
         assert_eq!(hex::encode(journal_key(&session, 2)), format!("{}0000000000000002", "aa".repeat(16)));
         let point = PointNumber::new(3).unwrap();
         assert_eq!(hex::encode(segment_key(&session, point, 2)), format!("{}000300000002", "aa".repeat(16)));

@@ -4,11 +4,11 @@
 //! again is read from a newer file; but whatever passes over the block fails: listing, and in the end RocksDB's own
 //! compaction, after which it takes no more writes until it is opened again. A block cannot be taken out of a table, and
 //! RocksDB's repair does not know of blob files. So all that can be read is copied, key by key, into a new database,
-//! which takes the old one's place. `meta` knows what was there ([`Archive::lost`]), so what is missing after that is named
-//! and fetched.
+//! which takes the old one's place. Before it does, `meta` is told of everything that was there, so what is missing after that
+//! is lost by name ([`Archive::lost`]) and fetched.
 //!
-//! It is done when the archive is opened, before anybody reads or writes: at once if it cannot be opened otherwise, else
-//! when a scrub asked for it. A crash leaves the old database in place or the new one, never half of either. It needs as
+//! It is done when the archive is opened, before anybody reads or writes: at once if it cannot be listed, else when a scrub
+//! asked for it. A crash leaves the old database in place or the new one, never half of either. It needs as
 //! much free space as the groups take; without, everything stays as it is.
 
 use std::{
@@ -25,8 +25,8 @@ use super::scrub::is_good;
 use super::{Archive, Error, Outline, put_group};
 use crate::{
     db::{self, Batch, Db, Durability, rocks::Rocks},
-    id::{GroupId, Hash, SessionId, TrackId},
-    inventory::{Have, Page},
+    id::{GroupId, Hash, SEQ_MAX, SessionId, TrackId, TrackKind},
+    inventory::{Have, PAGE_LEN, Page},
     record::Record,
     schema::{self, Column, Store},
 };
@@ -39,7 +39,7 @@ const NEW: &str = "media.new";
 const READY: &str = "media.ready";
 
 /// Groups written at once.
-const BATCH: usize = 16;
+const BATCH: u64 = 16;
 
 /// Asks for `media` to be built anew when the archive in `dir` is opened next.
 pub fn want(dir: &Path) -> Result<(), Error> {
@@ -74,8 +74,12 @@ pub(super) fn is_damaged(media: &dyn Db) -> bool {
 /// Copies what can be read of `media` into a new database, and gives how many groups that were.
 pub(super) fn rebuild(dir: &Path, meta: &Arc<dyn Db>) -> Result<u64, Error> {
     let (new, ready) = (dir.join(NEW), dir.join(READY));
-    let built = copy(dir, meta, &new);
-    let copied = match built {
+    let built = || {
+        let old = Rocks::open_read_only(Store::Media, &dir.join(Store::Media.name()))?;
+        let (new, _) = Rocks::open(Store::Media, &new)?;
+        build(&Archive::reading(Arc::clone(meta), Arc::new(old)), &new)
+    };
+    let copied = match built() {
         Ok(copied) => copied,
         Err(error) => {
             remove(&new)?;
@@ -87,58 +91,165 @@ pub(super) fn rebuild(dir: &Path, meta: &Arc<dyn Db>) -> Result<u64, Error> {
     Ok(copied)
 }
 
-fn copy(dir: &Path, meta: &Arc<dyn Db>, new: &Path) -> Result<u64, Error> {
-    let old = Rocks::open_read_only(Store::Media, &dir.join(Store::Media.name()))?;
-    let old = Archive::reading(Arc::clone(meta), Arc::new(old));
-    let (new, _) = Rocks::open(Store::Media, new)?;
+/// Copies what can be read of the old archive's groups into `new`, and makes `meta` know of all that were there, so that
+/// what could not be copied is lost by name before the old database goes.
+fn build(old: &Archive, new: &dyn Db) -> Result<u64, Error> {
+    let all = candidates(old)?;
     let mut copied = 0;
-    for ((session, track), numbers) in candidates(&old)? {
-        let head = old.head(&session).ok().flatten();
-        let signed = head.map(|head| old.signed(&head, track.point())).unwrap_or_default();
-        let mut pages: BTreeMap<u32, Page> = BTreeMap::new();
-        let mut batch = Batch::new();
-        for (n, seq) in (1..).zip(numbers.runs().flatten()) {
-            let signed = signed.get(&(track, seq)).map(|group| group.hash);
-            if let Some(record) = good(&old, &GroupId { session, track, seq }, signed)? {
-                put_group(&mut batch, &record);
-                let (page, place) = Page::place(seq);
-                pages.entry(page).or_insert(Page::EMPTY).insert(place);
-                copied += 1;
-            }
-            if n % BATCH == 0 {
-                new.write(std::mem::take(&mut batch), Durability::Buffered)?;
-            }
-        }
-        for (number, page) in pages {
-            batch.put(Column::Have, &schema::page_key(&session, track, number), page.encode());
-        }
-        new.write(batch, Durability::Synced)?;
+    for ((session, track), candidates) in &all {
+        copied += copy(old, new, *session, *track, &candidates.numbers())?;
     }
     new.settle()?;
+    for ((session, track), candidates) in all {
+        let before = old.kept(&session)?.remove(&track).unwrap_or_default();
+        let mut kept = candidates.listed;
+        kept.merge(&before);
+        if kept != before {
+            let mut known = Batch::new();
+            known.put(Column::Kept, &schema::track_prefix(&session, track), kept.encode());
+            old.meta.write(known, Durability::Synced)?;
+        }
+    }
     Ok(copied)
 }
 
-/// Every number under which a group may lie: those that were counted, those that were signed, and those that can still
-/// be listed.
-fn candidates(old: &Archive) -> Result<BTreeMap<(SessionId, TrackId), Have>, Error> {
-    let mut all: BTreeMap<(SessionId, TrackId), Have> = BTreeMap::new();
-    for head in old.sessions()?.heads {
-        for (track, kept) in old.kept(&head.id)? {
-            all.entry((head.id, track)).or_default().merge(&kept);
-        }
-        let points: BTreeSet<_> = head.points.iter().map(|member| member.number).collect();
-        for (track, seq) in points.into_iter().flat_map(|point| old.signed(&head, point).into_keys()) {
-            all.entry((head.id, track)).or_default().insert(seq);
+/// Copies those groups of a track that can be read.
+fn copy(old: &Archive, new: &dyn Db, session: SessionId, track: TrackId, numbers: &Have) -> Result<u64, Error> {
+    let head = old.head(&session).ok().flatten();
+    let signed = head.map(|head| old.signed(&head, track.point())).unwrap_or_default();
+    let mut pages: BTreeMap<u32, Page> = BTreeMap::new();
+    let (mut batch, mut copied) = (Batch::new(), 0);
+    for seq in numbers.runs().flatten() {
+        let signed = signed.get(&(track, seq)).map(|group| group.hash);
+        let Some(record) = good(old, &GroupId { session, track, seq }, signed)? else { continue };
+        put_group(&mut batch, &record);
+        let (page, place) = Page::place(seq);
+        pages.entry(page).or_insert(Page::EMPTY).insert(place);
+        copied += 1;
+        if copied % BATCH == 0 {
+            new.write(std::mem::take(&mut batch), Durability::Buffered)?;
         }
     }
-    // As far as the first block that is bad; the rest is known from above.
-    let _ = old.media.scan(Column::Addresses, &[], None, &mut |key, _| {
-        if let Some(id) = schema::parse_group_key(key) {
-            all.entry((id.session, id.track)).or_default().insert(id.seq);
+    for (number, page) in pages {
+        batch.put(Column::Have, &schema::page_key(&session, track, number), page.encode());
+    }
+    new.write(batch, Durability::Synced)?;
+    Ok(copied)
+}
+
+/// The numbers of a track under which a group may lie.
+#[derive(Debug, Default)]
+struct Candidates {
+    /// Groups that were here: counted, in the inventory, or with an address.
+    listed: Have,
+    /// Groups that may have been here: signed by their point, or on a page of the inventory that cannot be read.
+    possible: Have,
+}
+
+impl Candidates {
+    fn numbers(&self) -> Have {
+        let mut numbers = self.listed.clone();
+        numbers.merge(&self.possible);
+        numbers
+    }
+}
+
+/// Every number under which a group may lie. A listing ends at the first block that is bad, so each session is listed by
+/// itself: a bad block of an old one must not hide the one that was recorded when the power went, whose last groups nobody
+/// has counted or signed.
+fn candidates(old: &Archive) -> Result<BTreeMap<(SessionId, TrackId), Candidates>, Error> {
+    let mut all: BTreeMap<(SessionId, TrackId), Candidates> = BTreeMap::new();
+    let session_ids = session_ids(old)?;
+    for &session in &session_ids {
+        for (track, kept) in old.kept(&session)? {
+            all.entry((session, track)).or_default().listed.merge(&kept);
+        }
+    }
+    for head in old.sessions()?.heads {
+        let points: BTreeSet<_> = head.points.iter().map(|member| member.number).collect();
+        for point in points {
+            for kind in TrackKind::ALL {
+                all.entry((head.id, TrackId::new(point, kind))).or_default();
+            }
+            for (track, seq) in old.signed(&head, point).into_keys() {
+                all.entry((head.id, track)).or_default().possible.insert(seq);
+            }
+        }
+    }
+    // Those that `meta` does not know may lie between the others.
+    let mut from = Vec::new();
+    for to in session_ids.iter().map(|session| Some(session.as_bytes().to_vec())).chain([None]) {
+        list(old, &from, to.as_deref(), &mut all)?;
+        from = to.unwrap_or_default();
+    }
+    for ((session, track), candidates) in &mut all {
+        look_up(old, session, *track, candidates)?;
+    }
+    all.retain(|_, candidates| !candidates.numbers().is_empty());
+    Ok(all)
+}
+
+/// Every session of which `meta` knows something.
+fn session_ids(old: &Archive) -> Result<BTreeSet<SessionId>, Error> {
+    let mut ids = BTreeSet::new();
+    for column in [Column::Sessions, Column::Kept, Column::Touched] {
+        old.meta.scan(column, &[], None, &mut |key, _| {
+            ids.extend(key.first_chunk().map(|id| SessionId::from_bytes(*id)));
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(ids)
+}
+
+/// Adds what is listed of the groups from one key to another, as far as the first bad block of each list.
+fn list(
+    old: &Archive,
+    from: &[u8],
+    to: Option<&[u8]>,
+    all: &mut BTreeMap<(SessionId, TrackId), Candidates>,
+) -> Result<(), Error> {
+    let as_far_as_it_goes = |listed| match listed {
+        Err(db::Error::Damaged(_)) => Ok(()),
+        listed => listed,
+    };
+    let pages = old.media.scan(Column::Have, from, to, &mut |key, value| {
+        let page = Page::decode(value).ok().and_then(|page| Some((schema::parse_page_key(key)?, page)));
+        if let Some(((session, track, number), page)) = page {
+            let listed = Have::from_pages([(number, page)]);
+            all.entry((session, track)).or_default().listed.merge(&listed);
         }
         ControlFlow::Continue(())
     });
-    Ok(all)
+    as_far_as_it_goes(pages)?;
+    let addresses = old.media.scan(Column::Addresses, from, to, &mut |key, _| {
+        if let Some(id) = schema::parse_group_key(key) {
+            all.entry((id.session, id.track)).or_default().listed.insert(id.seq);
+        }
+        ControlFlow::Continue(())
+    });
+    Ok(as_far_as_it_goes(addresses)?)
+}
+
+/// Adds what the pages of a track's inventory say that no listing came to. Of one that cannot be read any number may be that of
+/// a group; to ask for one that is not there costs next to nothing.
+fn look_up(old: &Archive, session: &SessionId, track: TrackId, candidates: &mut Candidates) -> Result<(), Error> {
+    let known: BTreeSet<u32> = candidates.numbers().pages().map(|(number, _)| number).collect();
+    // The page after each, too: the latest groups may have begun it.
+    let numbers: BTreeSet<u32> =
+        known.iter().flat_map(|number| [Some(*number), number.checked_add(1)]).flatten().collect();
+    for number in numbers.into_iter().chain(known.is_empty().then_some(0)) {
+        match old.page(session, track, number) {
+            Ok(page) => candidates.listed.merge(&Have::from_pages([(number, page)])),
+            Err(Error::Unreadable(_) | Error::Storage(db::Error::Damaged(_))) => {
+                let first = u64::from(number) * PAGE_LEN;
+                for seq in (first..first + PAGE_LEN).take_while(|seq| *seq <= SEQ_MAX) {
+                    candidates.possible.insert(seq);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A group, if its bytes can be read and are what was stored or signed.
@@ -168,3 +279,6 @@ fn system(path: &Path, error: &std::io::Error) -> Error {
         _ => db::Error::Other(format!("{}: {error}", path.display())).into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
