@@ -278,6 +278,20 @@ fn error(error: rocksdb::Error) -> Error {
     }
 }
 
+/// The same of a read. A sector the disk cannot read is damage to what lies there and to nothing else; RocksDB calls it a
+/// failed call, as if to try again could help.
+fn read_error(failed: rocksdb::Error) -> Error {
+    match error(failed) {
+        Error::Other(text) if is_bad_sector(&text) => Error::Damaged(text),
+        error => error,
+    }
+}
+
+/// Whether a failure is that of a disk that could not read a sector, in the system's words.
+fn is_bad_sector(text: &str) -> bool {
+    text.starts_with("IO error: ") && text.contains("Input/output error")
+}
+
 impl Db for Rocks {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error> {
         self.check_space(&batch)?;
@@ -310,7 +324,7 @@ impl Db for Rocks {
 
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let Some(column) = self.there(column) else { return Ok(None) };
-        let value = self.db.get_cf(&column, key).map_err(error)?;
+        let value = self.db.get_cf(&column, key).map_err(read_error)?;
         Ok(value.map(Bytes::from))
     }
 
@@ -329,7 +343,7 @@ impl Db for Rocks {
             }
             iterator.next();
         }
-        iterator.status().map_err(error)
+        iterator.status().map_err(read_error)
     }
 
     fn last(&self, column: Column, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Vec<u8>, Bytes)>, Error> {
@@ -343,7 +357,7 @@ impl Db for Rocks {
         let mut iterator = self.db.raw_iterator_cf_opt(&column, options);
         iterator.seek_to_last();
         let last = iterator.item().map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(value)));
-        iterator.status().map_err(error)?;
+        iterator.status().map_err(read_error)?;
         Ok(last)
     }
 

@@ -370,3 +370,13 @@ fn what_an_older_program_left_is_read_before_a_newer_one_has_written() {
     let (writing, loss) = Rocks::open(Store::Meta, &folder.path()).unwrap();
     assert!(loss.is_none() && writing.last(Column::Access, b"", None) == Ok(None));
 }
+
+#[test]
+fn a_sector_that_cannot_be_read_is_damage_and_a_full_disk_is_not() {
+    let read =
+        "IO error: While pread offset 4096 len 8192: /var/lib/diemcau/archive/media/000012.sst: Input/output error";
+    assert!(is_bad_sector(read));
+    assert!(is_bad_sector("IO error: While open a file for random read: /a/media/000007.blob: Input/output error"));
+    assert!(!is_bad_sector("IO error: While appending to file: /a/media/000012.log: No space left on device"));
+    assert!(!is_bad_sector("Operation aborted: Input/output error"));
+}
