@@ -387,16 +387,19 @@ impl Archive {
     /// The group, its bytes compared with its address.
     pub fn get(&self, id: &GroupId) -> Result<Record, Error> {
         let outline = self.outline(id)?.ok_or(Error::Missing(*id))?;
+        let record = self.bytes(id)?;
+        if record.hash() == outline.hash { Ok(record) } else { Err(Error::Damaged(*id)) }
+    }
+
+    /// The record that lies under a group's name, whether or not it is what was stored.
+    fn bytes(&self, id: &GroupId) -> Result<Record, Error> {
         let bytes = match self.media.get(Column::Groups, &schema::group_key(id)) {
             Ok(Some(bytes)) => bytes,
-            // The address was written in one batch with the bytes: they were here.
+            // Its address was written in one batch with it: it was here.
             Ok(None) | Err(db::Error::Damaged(_)) => return Err(Error::Damaged(*id)),
             Err(error) => return Err(error.into()),
         };
-        match Record::parse(bytes) {
-            Ok(record) if record.hash() == outline.hash && record.id() == *id => Ok(record),
-            Ok(_) | Err(_) => Err(Error::Damaged(*id)),
-        }
+        Record::parse(bytes).ok().filter(|record| record.id() == *id).ok_or(Error::Damaged(*id))
     }
 
     /// What is known of a group without reading it; `None` if it is not here.

@@ -8,14 +8,17 @@
 //! ever. What is to be signed is gathered from the disk without a turn, which takes a while; it is signed in the turn of the
 //! writer, and only if the stored chain still ends where it was gathered for.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::BTreeMap,
+    ops::{ControlFlow, RangeInclusive},
+};
 
 use bytes::Bytes;
 
 use super::{Archive, Error};
 use crate::{
     db::{Batch, Durability},
-    id::{GroupId, Hash, NodeId, PointNumber, SEQ_MAX, SessionId, TrackId},
+    id::{GroupId, Hash, NodeId, PointNumber, SessionId, TrackId},
     inventory::Have,
     keys::{Epoch, NodeKey, SessionKey},
     schema::{self, Column},
@@ -125,18 +128,19 @@ impl Archive {
         let from = segment.next_of(track);
         // First what ever was here, then what is: groups are stored meanwhile, and one that came between the two must not look lost.
         let ever = self.ever(&by.session, track)?;
-        let outlines = self.outlines(&by.session, track, from..SEQ_MAX + 1, ENTRIES_MAX)?;
-        for outline in outlines {
-            gather_gaps(&ever, track, outline.id.seq, segment);
+        let here = self.have(&by.session, track)?;
+        // By the inventory, as a list of addresses would end at the first that cannot be read.
+        for seq in here.runs().filter_map(|run| from_on(run, from)).flatten().take(ENTRIES_MAX) {
+            gather_gaps(&ever, track, seq, segment);
             if segment.is_full() {
                 return Ok(());
             }
-            match self.signable(&outline.id, opener)? {
+            match self.signable(&GroupId { session: by.session, track, seq }, opener)? {
                 Some(group) => {
                     let commitment = by.keys.get(&group.epoch).map_or(Hash::NONE, SessionKey::commitment);
                     segment.list(track, group, commitment);
                 }
-                None => segment.miss(track, outline.id.seq, Absence::Damaged),
+                None => segment.miss(track, seq, Absence::Damaged),
             }
         }
         // Groups after the last that is here, which the disk once had.
@@ -146,7 +150,12 @@ impl Archive {
 
     /// A group as its point may sign it; `None` if its bytes are not those that were stored.
     fn signable(&self, id: &GroupId, opener: &Opener) -> Result<Option<Group>, Error> {
-        let record = match self.get(id) {
+        let record = match self.outline(id) {
+            // Its own bytes say whether they are what was sealed: it is opened below.
+            Err(Error::Damaged(_)) => self.bytes(id),
+            _ => self.get(id),
+        };
+        let record = match record {
             Ok(record) => record,
             Err(Error::Damaged(_) | Error::Missing(_)) => return Ok(None),
             Err(error) => return Err(error),
@@ -209,6 +218,12 @@ fn gather_gaps(ever: &Have, track: TrackId, to: u64, segment: &mut Segment) {
     if segment.next_of(track) < to && !segment.is_full() {
         segment.miss(track, to - 1, Absence::Lost);
     }
+}
+
+/// What of a run of numbers is not below `from`.
+fn from_on(run: RangeInclusive<u64>, from: u64) -> Option<RangeInclusive<u64>> {
+    let (first, last) = run.into_inner();
+    (last >= from).then(|| first.max(from)..=last)
 }
 
 /// The end of the chain that these stored bytes are the last of.

@@ -185,3 +185,19 @@ fn what_is_stored_while_a_segment_is_gathered_is_not_said_to_be_lost() {
         }
     });
 }
+
+#[test]
+fn a_bad_block_in_a_list_keeps_nothing_from_being_signed_that_can_be_read() {
+    let twin = Twin::new();
+    twin.put(TrackKind::Main, 0..6);
+    let key = |seq| schema::group_key(&GroupId { session: session(), track: track(TrackKind::Main), seq });
+    twin.media.damage(Column::Addresses, &key(1));
+    twin.media.damage(Column::Addresses, &key(4));
+    twin.media.damage(Column::Groups, &key(4));
+    let segment = twin.sign(true);
+    let listed: Vec<_> = segment.content().groups().map(|(_, group)| (group.seq, group.hash)).collect();
+    let expected = [0, 1, 2, 3, 5].map(|seq| (seq, group(TrackKind::Main, seq).hash()));
+    assert_eq!(listed, expected, "the key shows that the bytes of 1 are what was sealed");
+    let gaps: Vec<_> = segment.content().gaps().map(|(_, gap)| (gap.from, gap.to, gap.reason)).collect();
+    assert_eq!(gaps, [(4, 4, Absence::Damaged)]);
+}
