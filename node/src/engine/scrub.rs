@@ -25,8 +25,10 @@ const EVERY_SPREAD: Duration = Duration::from_secs(20 * DAY);
 const PACE: u64 = 2_000_000;
 /// Bytes read in one go: two seconds' worth, then the disk is somebody else's.
 const STRETCH: u64 = 4_000_000;
-/// A stretch that failed is tried again after this.
+/// After a stretch that failed nothing is read for this long: the disk may be busy.
 const AGAIN: Duration = Duration::from_secs(60);
+/// And its session is left to itself for this long, while others are read: it may be the only one that cannot be.
+const ASIDE: Duration = Duration::from_secs(600);
 /// The disk is suspected when this many groups were found bad within [`ALARM_WITHIN`].
 const BAD_MAX: usize = 3;
 /// See [`BAD_MAX`].
@@ -163,6 +165,8 @@ pub struct Scrub {
     afresh: bool,
     /// When the next stretch may begin.
     not_before: Option<Instant>,
+    /// Sessions whose last stretch failed, and when they may be tried again.
+    aside: BTreeMap<SessionId, Instant>,
     mending: Option<SessionId>,
     /// When to ask others for what is lost.
     mend_at: BTreeSet<(Instant, SessionId)>,
@@ -194,6 +198,7 @@ impl Scrub {
             reading: None,
             afresh: false,
             not_before: None,
+            aside: BTreeMap::new(),
             mending: None,
             mend_at: BTreeSet::new(),
             found: VecDeque::new(),
@@ -229,6 +234,7 @@ impl Scrub {
                 for session in wanted {
                     let Some(known) = self.sessions.get_mut(&session) else { continue };
                     self.due.remove(&(known.due, session));
+                    self.aside.remove(&session);
                     if !self.asked.contains(&session) {
                         // All of it, wherever the slow reading was.
                         known.next = None;
@@ -269,10 +275,14 @@ impl Scrub {
 
     /// When to come back with [`Input::Tick`].
     pub fn deadline(&self) -> Option<Instant> {
-        let read = match (self.live || self.reading.is_some(), self.asked.is_empty()) {
-            (true, _) => None,
-            (false, false) => self.not_before,
-            (false, true) => self.due.first().map(|(at, _)| self.not_before.map_or(*at, |not| not.max(*at))),
+        let read = if self.live || self.reading.is_some() {
+            None
+        } else if self.asked.iter().any(|session| !self.aside.contains_key(session)) {
+            self.not_before
+        } else {
+            let due = self.due.iter().find(|(_, session)| !self.aside.contains_key(session)).map(|(at, _)| *at);
+            let first = due.into_iter().chain(self.aside.values().copied()).min();
+            first.map(|at| self.not_before.map_or(at, |not| not.max(at)))
         };
         let mend = self.mend_at.first().map(|(at, _)| *at).filter(|_| self.mending.is_none());
         [read, mend].into_iter().flatten().min()
@@ -329,6 +339,7 @@ impl Scrub {
         let asked = self.asked.contains(&session);
         let Some(Stretch { bytes, next, lost }) = stretch else {
             (self.not_before, self.afresh) = (Some(now + AGAIN), false);
+            self.aside.insert(session, now + ASIDE);
             return;
         };
         let pause = Duration::from_secs_f64(bytes as f64 / PACE as f64);
@@ -380,8 +391,11 @@ impl Scrub {
         if self.live || self.reading.is_some() || self.not_before.is_some_and(|at| at > now) {
             return;
         }
-        let due = self.due.first().filter(|(at, _)| *at <= now).map(|(_, session)| *session);
-        let Some(session) = self.asked.front().copied().or(due) else { return };
+        self.aside.retain(|_, until| *until > now);
+        let is_aside = |session: &SessionId| self.aside.contains_key(session);
+        let asked = self.asked.iter().copied().find(|session| !is_aside(session));
+        let due = self.due.iter().take_while(|(at, _)| *at <= now).map(|(_, session)| *session);
+        let Some(session) = asked.or_else(|| due.into_iter().find(|session| !is_aside(session))) else { return };
         let from = self.sessions.get(&session).and_then(|known| known.next);
         self.reading = Some(session);
         self.outbox.push_back(Output::Read { session, from, bytes: STRETCH });

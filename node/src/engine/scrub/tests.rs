@@ -28,6 +28,8 @@ struct Bench {
     lost: BTreeSet<SessionId>,
     /// Whether others have what is lost here.
     mends: bool,
+    /// Sessions the disk does not give.
+    stuck: BTreeSet<SessionId>,
     read: Vec<(SessionId, Option<Cursor>, Duration)>,
     mended: Vec<(SessionId, Duration)>,
 }
@@ -37,7 +39,8 @@ impl Bench {
         let now = Instant::now() + days(400);
         let (read, mended) = (Vec::new(), Vec::new());
         let scrub = Scrub::new(id(node), Dice::new(node.into()));
-        Bench { scrub, begun: now, now, lost: BTreeSet::new(), mends: true, read, mended }
+        let (lost, stuck) = (BTreeSet::new(), BTreeSet::new());
+        Bench { scrub, begun: now, now, lost, mends: true, stuck, read, mended }
     }
 
     fn stored(&mut self, number: u64, age: Duration) {
@@ -54,7 +57,8 @@ impl Bench {
                     self.read.push((session, from, passed));
                     let next = if from.is_none() { at(9) } else { None };
                     let lost = self.lost.contains(&session);
-                    Input::Read { session, stretch: Some(super::Stretch { bytes, next, lost }) }
+                    let stretch = super::Stretch { bytes, next, lost };
+                    Input::Read { session, stretch: Some(stretch).filter(|_| !self.stuck.contains(&session)) }
                 }
                 Output::Mend { session } => {
                     self.mended.push((session, passed));
@@ -143,6 +147,29 @@ fn who_asks_gets_all_of_it_read_at_once_and_is_told_when_it_was_asked_of_others(
     assert_eq!((bench.read.len(), bench.view()), (8, View::default()));
     bench.tell(Input::Now { session: Some(session(9)) });
     assert_eq!(bench.view().asked, 0, "what is not here is not waited for");
+}
+
+#[test]
+fn a_session_that_cannot_be_read_holds_up_no_other_and_is_tried_again() {
+    let of = |bench: &Bench, number| bench.read.iter().filter(|(of, ..)| *of == session(number)).count();
+    let mut bench = Bench::new(1);
+    bench.stuck.insert(session(2));
+    bench.tell(Input::Live { live: true });
+    for (number, age) in [(1, 50), (2, 300), (3, 100)] {
+        bench.stored(number, days(age));
+    }
+    bench.tell(Input::Live { live: false });
+    bench.pass(Duration::from_secs(120));
+    let order: Vec<_> = bench.read.iter().map(|(session, ..)| *session).collect();
+    assert_eq!(order, [2, 3, 3, 1, 1].map(session), "the oldest did not let itself be read");
+    bench.pass(days(1));
+    assert!((140..=146).contains(&of(&bench, 2)), "{} times a day", of(&bench, 2));
+    bench.tell(Input::Now { session: None });
+    bench.pass(Duration::from_secs(120));
+    assert_eq!((of(&bench, 1), of(&bench, 3), bench.view().asked), (4, 4, 1), "whoever asked gets the others");
+    bench.stuck.clear();
+    bench.pass(Duration::from_secs(600));
+    assert_eq!(bench.view(), View::default());
 }
 
 #[test]
