@@ -19,10 +19,8 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-
-use super::scrub::is_good;
-use super::{Archive, Error, Outline, put_group};
+use super::scrub::{Address, is_good};
+use super::{Archive, Error, put_group};
 use crate::{
     db::{self, Batch, Db, Durability, rocks::Rocks},
     id::{GroupId, Hash, SEQ_MAX, SessionId, TrackId, TrackKind},
@@ -255,14 +253,12 @@ fn look_up(old: &Archive, session: &SessionId, track: TrackId, candidates: &mut 
 /// A group, if its bytes can be read and are what was stored or signed.
 fn good(old: &Archive, id: &GroupId, signed: Option<Hash>) -> Result<Option<Record>, Error> {
     let key = schema::group_key(id);
-    let read = |column| -> Result<Option<Bytes>, Error> {
-        match old.media.get(column, &key) {
-            Err(db::Error::Damaged(_)) => Ok(None),
-            read => Ok(read?),
-        }
+    let bytes = match old.media.get(Column::Groups, &key) {
+        Err(db::Error::Damaged(_)) => None,
+        read => read?,
     };
-    let address = read(Column::Addresses)?.and_then(|bytes| Outline::decode(*id, &bytes)).map(|outline| outline.hash);
-    let record = read(Column::Groups)?.and_then(|bytes| Record::parse(bytes).ok());
+    let address = Address::of(id, old.media.get(Column::Addresses, &key))?;
+    let record = bytes.and_then(|bytes| Record::parse(bytes).ok());
     Ok(record.filter(|record| is_good(record, id, address, signed)))
 }
 

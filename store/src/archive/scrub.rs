@@ -97,20 +97,18 @@ impl Archive {
     fn look(&self, id: &GroupId, expected: &Expected, stretch: &mut Stretch) -> Result<(), Error> {
         let key = schema::group_key(id);
         let read = self.readable(self.media.get(Column::Groups, &key), stretch)?;
-        let outline = self.readable(self.media.get(Column::Addresses, &key), stretch)?;
-        let outline = outline.flatten().and_then(|bytes| Outline::decode(*id, &bytes));
+        let address = self.media.get(Column::Addresses, &key);
+        self.readable(address.clone(), stretch)?;
+        let address = Address::of(id, address)?;
         let signed = expected.signed.get(&id.seq).copied();
         stretch.groups += 1;
         let is_listed = expected.have.contains(id.seq);
-        let record = read.flatten().and_then(|bytes| Record::parse(bytes).ok()).filter(|record| {
-            let stored = outline.filter(|_| is_listed).map(|outline| outline.hash);
-            is_good(record, id, stored, signed)
-        });
+        let record = read.flatten().and_then(|bytes| Record::parse(bytes).ok());
+        let record = record.filter(|record| is_good(record, id, address, signed));
         match record {
             Some(record) => {
                 stretch.bytes += record.bytes().len() as u64;
-                let known = is_listed && outline.is_some_and(|outline| outline.hash == record.hash());
-                if !known {
+                if !is_listed || address != Address::Known(record.hash()) {
                     stretch.good.push(record);
                 }
             }
@@ -349,15 +347,45 @@ impl Archive {
 /// What RocksDB calls its tables.
 const TABLE: &str = ".sst";
 
-/// The table that RocksDB's message speaks of, without the folder it lies in.
-/// Whether bytes that lie under an id are that group: what its point signed, or what was stored. What was stored as it is and
-/// signed otherwise is a dispute between points, and no fault of this disk. Bytes that nobody signed and that have no address
-/// are believed as far as they could be read whole.
-pub(super) fn is_good(record: &Record, id: &GroupId, stored: Option<Hash>, signed: Option<Hash>) -> bool {
-    let fits = |hash: Hash| hash == record.hash();
-    record.id() == *id && (signed.is_some_and(fits) || stored.map_or(signed.is_none(), fits))
+/// What is stored beside a group to know its bytes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Address {
+    /// This.
+    Known(Hash),
+    /// Something that cannot be read.
+    Unreadable,
+    /// Nothing: the group was set aside, or never stored.
+    Absent,
 }
 
+impl Address {
+    /// What was read where it lies.
+    pub(super) fn of(id: &GroupId, read: Result<Option<Bytes>, db::Error>) -> Result<Address, db::Error> {
+        match read {
+            Ok(None) => Ok(Address::Absent),
+            Ok(Some(bytes)) => {
+                Ok(Outline::decode(*id, &bytes).map_or(Address::Unreadable, |it| Address::Known(it.hash)))
+            }
+            Err(db::Error::Damaged(_)) => Ok(Address::Unreadable),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether bytes that lie under an id are that group: what its point signed, or what was stored. What was stored as it is and
+/// signed otherwise is a dispute between points, and no fault of this disk. Bytes that nobody signed are believed without
+/// their address if it cannot be read, as far as they could be read whole; not if it is gone, for then they were found bad.
+pub(super) fn is_good(record: &Record, id: &GroupId, address: Address, signed: Option<Hash>) -> bool {
+    let fits = |hash: Hash| hash == record.hash();
+    let stored = match address {
+        Address::Known(hash) => fits(hash),
+        Address::Unreadable => signed.is_none(),
+        Address::Absent => false,
+    };
+    record.id() == *id && (stored || signed.is_some_and(fits))
+}
+
+/// The table that RocksDB's message speaks of, without the folder it lies in.
 fn named(message: &str) -> String {
     let table = message.split(|c: char| c == '/' || c.is_whitespace()).find(|word| word.ends_with(TABLE));
     table.map_or_else(|| message.to_owned(), |table| format!("table {table}"))

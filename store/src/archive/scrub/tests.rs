@@ -150,6 +150,23 @@ fn bytes_that_are_good_again_come_back_by_themselves() {
 }
 
 #[test]
+fn what_nobody_signed_and_does_not_fit_its_address_stays_lost() {
+    let twin = Twin::new();
+    twin.archive.put_groups(&[group(10), group(11)]).unwrap();
+    let mut other = group(10).bytes().to_vec();
+    *other.last_mut().unwrap() ^= 1;
+    twin.change(10, &other);
+    assert_eq!(twin.scrub(ALL), (12, vec![bad(10)]));
+    for round in 0..2 {
+        assert_eq!((twin.scrub(ALL).1, twin.lost()), (vec![], vec![10]), "round {round}");
+        assert_eq!(twin.archive.get(&id(10)), Err(Error::Missing(id(10))));
+    }
+    twin.media.damage(Column::Addresses, &schema::group_key(&id(11)));
+    twin.scrub(ALL);
+    assert_eq!((twin.lost(), twin.archive.get(&id(11))), (vec![10], Ok(group(11))), "its address could not be read");
+}
+
+#[test]
 fn a_group_whose_address_or_page_cannot_be_read_is_listed_anew_from_its_own_bytes() {
     let twin = Twin::new();
     twin.media.damage(Column::Addresses, &schema::group_key(&id(3)));
