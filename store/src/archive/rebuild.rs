@@ -9,7 +9,7 @@
 //!
 //! It is done when the archive is opened, before anybody reads or writes: at once if it cannot be listed, else when a scrub
 //! asked for it. A crash leaves the old database in place or the new one, never half of either. It needs as
-//! much free space as the groups take; without, everything stays as it is.
+//! much free space as the database takes; without, everything stays as it is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,10 @@ use std::{
 use super::scrub::{Address, is_good};
 use super::{Archive, Error, put_group};
 use crate::{
-    db::{self, Batch, Db, Durability, rocks::Rocks},
+    db::{
+        self, Batch, Db, Durability,
+        rocks::{self, Rocks},
+    },
     id::{GroupId, Hash, SEQ_MAX, SessionId, TrackId, TrackKind},
     inventory::{Have, PAGE_LEN, Page},
     record::Record,
@@ -39,6 +42,10 @@ const READY: &str = "media.ready";
 /// Groups written at once.
 const BATCH: u64 = 16;
 
+/// Tries of a write the disk does not keep up with. Each waits some seconds by itself; hours of copying are worth minutes of
+/// patience.
+const TRIES: u32 = 60;
+
 /// Asks for `media` to be built anew when the archive in `dir` is opened next.
 pub fn want(dir: &Path) -> Result<(), Error> {
     fs::write(dir.join(WANTED), b"").map_err(|error| system(&dir.join(WANTED), &error))
@@ -49,13 +56,16 @@ pub fn is_wanted(dir: &Path) -> bool {
     dir.join(WANTED).exists()
 }
 
-/// Puts a database that is ready in place of the old one, and takes away what is not.
+/// Puts a database that is ready in place of the old one, and takes away what is not. A name is on the disk before the next
+/// step relies on it: a power cut must not find the old database gone and the new one still under its first name.
 pub(super) fn settle(dir: &Path) -> Result<(), Error> {
     let [new, ready, media] = [NEW, READY, Store::Media.name()].map(|name| dir.join(name));
     remove(&new)?;
     if ready.is_dir() {
+        sync(dir)?;
         remove(&media)?;
         fs::rename(&ready, &media).map_err(|error| system(&media, &error))?;
+        sync(dir)?;
         let _ = fs::remove_file(dir.join(WANTED));
     }
     Ok(())
@@ -69,12 +79,18 @@ pub(super) fn is_damaged(media: &dyn Db) -> bool {
     })
 }
 
-/// Copies what can be read of `media` into a new database, and gives how many groups that were.
+/// Copies what can be read of `media` into a new database, and gives how many groups that were. Without room for all of it
+/// nothing is begun: that is [`db::Error::Full`].
 pub(super) fn rebuild(dir: &Path, meta: &Arc<dyn Db>) -> Result<u64, Error> {
-    let (new, ready) = (dir.join(NEW), dir.join(READY));
+    let [new, ready, media] = [NEW, READY, Store::Media.name()].map(|name| dir.join(name));
+    let (taken, free) = (len(&media)?, rocks::free_space(dir)?);
+    if !is_enough(free, taken) {
+        return Err(db::Error::Full.into());
+    }
+    tracing::warn!(bytes = taken, "the recordings are copied out of a damaged database before this point starts");
     let built = || {
-        let old = Rocks::open_read_only(Store::Media, &dir.join(Store::Media.name()))?;
-        let (new, _) = Rocks::open(Store::Media, &new)?;
+        let old = Rocks::open_read_only(Store::Media, &media)?;
+        let new = Rocks::open_alone(Store::Media, &new)?;
         build(&Archive::reading(Arc::clone(meta), Arc::new(old)), &new)
     };
     let copied = match built() {
@@ -87,6 +103,21 @@ pub(super) fn rebuild(dir: &Path, meta: &Arc<dyn Db>) -> Result<u64, Error> {
     fs::rename(&new, &ready).map_err(|error| system(&ready, &error))?;
     settle(dir)?;
     Ok(copied)
+}
+
+/// Whether a database that takes so many bytes can be copied onto a disk with so many free, and written to afterwards.
+fn is_enough(free: u64, taken: u64) -> bool {
+    free >= taken.saturating_add(rocks::FREE_MIN)
+}
+
+/// Bytes in the files of a folder.
+fn len(folder: &Path) -> Result<u64, Error> {
+    let mut sum = 0;
+    for entry in fs::read_dir(folder).map_err(|error| system(folder, &error))? {
+        let metadata = entry.and_then(|entry| entry.metadata()).map_err(|error| system(folder, &error))?;
+        sum += metadata.len();
+    }
+    Ok(sum)
 }
 
 /// Copies what can be read of the old archive's groups into `new`, and makes `meta` know of all that were there, so that
@@ -125,14 +156,25 @@ fn copy(old: &Archive, new: &dyn Db, session: SessionId, track: TrackId, numbers
         pages.entry(page).or_insert(Page::EMPTY).insert(place);
         copied += 1;
         if copied % BATCH == 0 {
-            new.write(std::mem::take(&mut batch), Durability::Buffered)?;
+            write(new, std::mem::take(&mut batch), Durability::Buffered)?;
         }
     }
     for (number, page) in pages {
         batch.put(Column::Have, &schema::page_key(&session, track, number), page.encode());
     }
-    new.write(batch, Durability::Synced)?;
+    write(new, batch, Durability::Synced)?;
     Ok(copied)
+}
+
+/// Writes, and waits for a disk that does not keep up.
+fn write(new: &dyn Db, batch: Batch, durability: Durability) -> Result<(), db::Error> {
+    for _ in 1..TRIES {
+        match new.write(batch.clone(), durability) {
+            Err(db::Error::Stalled) => {}
+            written => return written,
+        }
+    }
+    new.write(batch, durability)
 }
 
 /// The numbers of a track under which a group may lie.
@@ -260,6 +302,18 @@ fn good(old: &Archive, id: &GroupId, signed: Option<Hash>) -> Result<Option<Reco
     let address = Address::of(id, old.media.get(Column::Addresses, &key))?;
     let record = bytes.and_then(|bytes| Record::parse(bytes).ok());
     Ok(record.filter(|record| is_good(record, id, address, signed)))
+}
+
+/// Brings the names in a folder to the disk.
+#[cfg(unix)]
+fn sync(dir: &Path) -> Result<(), Error> {
+    fs::File::open(dir).and_then(|folder| folder.sync_all()).map_err(|error| system(dir, &error))
+}
+
+/// On this system a folder cannot be synced; its journal keeps the order.
+#[cfg(not(unix))]
+fn sync(_dir: &Path) -> Result<(), Error> {
+    Ok(())
 }
 
 fn remove(folder: &PathBuf) -> Result<(), Error> {

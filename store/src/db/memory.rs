@@ -30,6 +30,7 @@ struct State {
     buffered: Vec<Batch>,
     capacity: Option<usize>,
     full: bool,
+    stalls: u32,
     damaged: BTreeSet<(Column, Vec<u8>)>,
 }
 
@@ -47,6 +48,11 @@ impl Memory {
     /// Makes every write of a value find no space, whatever there is, or ends that.
     pub fn set_full(&self, full: bool) {
         self.state().full = full;
+    }
+
+    /// Makes the next writes come to a disk that does not keep up, so many of them.
+    pub fn stall(&self, writes: u32) {
+        self.state().stalls = writes;
     }
 
     /// Power cut: of what was not synced only the first `kept` batches are found again.
@@ -97,6 +103,10 @@ fn size(map: &Map) -> usize {
 impl Db for Memory {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), Error> {
         let state = &mut *self.state();
+        if let Some(left) = state.stalls.checked_sub(1) {
+            state.stalls = left;
+            return Err(Error::Stalled);
+        }
         if state.full && batch.changes().iter().any(|change| matches!(change, Change::Put(..))) {
             return Err(Error::Full);
         }

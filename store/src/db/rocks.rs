@@ -51,7 +51,7 @@ const STALL_STEP: Duration = Duration::from_millis(20);
 /// With less free space than this, in bytes, nothing is written. All that is in memory (three buffers of 64 MiB and
 /// the small ones) must still find room in tables: a RocksDB that could not flush for want of space kept its logs
 /// too, and went on failing after some space had returned. Refusing before that costs nothing and ends at once.
-const FREE_MIN: u64 = 256 * MIB as u64;
+pub(crate) const FREE_MIN: u64 = 256 * MIB as u64;
 
 /// One RocksDB instance.
 pub struct Rocks {
@@ -66,6 +66,16 @@ impl Rocks {
     /// Opens the database in `dir` for writing, and makes it if it is not there. One process at a time can. A damaged
     /// `meta` is [`Error::Damaged`]; of a damaged `media` all that can be read is there, and what is not is told.
     pub fn open(store: Store, dir: &Path) -> Result<(Self, Option<Loss>), Error> {
+        let rate_max = (store == Store::Media).then_some(BACKGROUND_RATE_MAX);
+        Self::open_at(store, dir, rate_max)
+    }
+
+    /// The same of a database that nobody records into: it is written at the disk's speed.
+    pub(crate) fn open_alone(store: Store, dir: &Path) -> Result<Self, Error> {
+        Ok(Self::open_at(store, dir, None)?.0)
+    }
+
+    fn open_at(store: Store, dir: &Path, rate_max: Option<i64>) -> Result<(Self, Option<Loss>), Error> {
         let survey = log::survey(dir).map_err(|error| unreadable(dir, &error))?;
         if survey.is_damaged() {
             if store == Store::Meta {
@@ -86,8 +96,8 @@ impl Rocks {
         if has_log(dir) {
             drop(open(&options)?);
         }
-        if store == Store::Media {
-            options.set_ratelimiter(BACKGROUND_RATE_MAX, 100_000, 10);
+        if let Some(rate_max) = rate_max {
+            options.set_ratelimiter(rate_max, 100_000, 10);
         }
         let db = open(&options)?;
         for name in &retired {
@@ -253,14 +263,14 @@ fn columns(store: Store) -> Vec<ColumnFamilyDescriptor> {
 
 /// Bytes that may still be written to the disk of `dir`.
 #[cfg(unix)]
-fn free_space(dir: &Path) -> Result<u64, Error> {
+pub(crate) fn free_space(dir: &Path) -> Result<u64, Error> {
     let disk = rustix::fs::statvfs(dir).map_err(|error| Error::Other(format!("{}: {error}", dir.display())))?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Not asked for on this system, so only RocksDB itself notices that the disk is full.
 #[cfg(not(unix))]
-fn free_space(_dir: &Path) -> Result<u64, Error> {
+pub(crate) fn free_space(_dir: &Path) -> Result<u64, Error> {
     Ok(u64::MAX)
 }
 

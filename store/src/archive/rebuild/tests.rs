@@ -132,3 +132,21 @@ fn what_cannot_be_copied_is_lost_by_name() {
     assert_eq!(archive.put_groups(&[group(newer(), 3)]), Ok(1));
     assert_eq!(found(&archive, newer()), (all(), vec![]));
 }
+
+#[test]
+fn a_disk_that_does_not_keep_up_for_a_while_costs_no_more_than_that() {
+    let twin = Twin::new();
+    let old = Archive::reading(twin.meta.clone(), twin.media.clone());
+    let new = Memory::new();
+    new.stall(TRIES - 1);
+    assert_eq!(build(&old, &new), Ok(2 * GROUPS));
+    new.stall(TRIES);
+    assert_eq!(build(&old, &new), Err(Error::Storage(db::Error::Stalled)), "it does not wait for ever");
+}
+
+#[test]
+fn room_for_all_of_it_and_to_go_on_writing_is_asked_for_before_anything_is_copied() {
+    assert!(is_enough(1_000 + rocks::FREE_MIN, 1_000));
+    assert!(!is_enough(999 + rocks::FREE_MIN, 1_000));
+    assert!(!is_enough(u64::MAX - 1, u64::MAX));
+}
