@@ -7,6 +7,7 @@
 //! know sessions of its, it says so; nothing is fetched before somebody wants it, as the line may be thin.
 
 mod give;
+mod put;
 mod take;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,22 +1,21 @@
-//! Asking others for what this node had, and writing what is good of it.
+//! Asking others for what this node had.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use store::archive::{self, Archive};
 use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId};
 use store::inventory::Have;
-use store::journal::Entry;
-use store::keys::{Epoch, Wrap, WrapContext, WrapKey};
-use store::manifest::{Countersignature, Manifest};
-use store::recover::{self, Checked, Given, Listed, Scope, Wanted};
+use store::keys::WrapKey;
+use store::manifest::Countersignature;
+use store::recover::{self, Given, Listed, Scope, Wanted};
 use store::segment::Segment;
 use store::session::{Head, State};
 use store::signed::Signed;
 use store::verify::sentence;
 use tokio::task::spawn_blocking;
 
-use super::super::unix_ms;
+use super::put::Writing;
 use crate::engine::recover::{Came, SESSIONS_MAX};
 use crate::engine::replica::pull::Groups;
 use crate::engine::rights::{self, Deed, Members, Tracks, Who, may};
@@ -29,8 +28,6 @@ use crate::wire::replica::{Part as Record, RUN_MAX};
 const RECORD_MAX: u64 = 256 << 20;
 /// Longest run of countersignatures that one point gives: as many as a session has manifests, with those of others.
 const COUNTERSIGNED_MAX: u64 = 4 << 20;
-/// Records written in one turn of the vault, so that a running session waits for few of them.
-const TURN: usize = 32;
 
 /// What it takes to ask, and to judge what comes.
 #[derive(Clone)]
@@ -45,7 +42,8 @@ pub(in crate::driver) struct Asking {
 }
 
 /// Why something did not come.
-enum Fault {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
     /// The line, or this node's disk.
     Broken(String),
     /// Whoever was asked refused.
@@ -57,6 +55,11 @@ enum Fault {
 }
 
 impl Asking {
+    fn writing(&self) -> Writing<'_> {
+        let Asking { vault, members, me, wrap, anew, mesh: _ } = self;
+        Writing { vault, members, me: *me, wrap, anew: *anew }
+    }
+
     /// Everything somebody knows of our sessions.
     pub(super) async fn list(&self, node: NodeId) -> Option<Vec<Known>> {
         let mut all: Vec<Known> = Vec::new();
@@ -131,7 +134,7 @@ impl Asking {
             }
             let checked = recover::check(session, given, |node| asking.members.knew(node)).map_err(Fault::Wrong)?;
             let is_whole = checked.is_whole;
-            asking.put(checked)?;
+            asking.writing().put(checked)?;
             let (wanted, _) = plan(asking.vault.archive(), &Us::of(&asking.members, asking.me), session)
                 .map_err(|error| broken(&error))?;
             Ok((is_whole, wanted))
@@ -283,116 +286,9 @@ impl Asking {
             Err(_) => Err("the archive's thread is gone".to_owned()),
         }
     }
-
-    /// Stores a record that is good; the head last, so that a session that is listed can be opened.
-    fn put(&self, checked: Checked) -> Result<(), Fault> {
-        let Checked { head, manifests, countersigned, journal, segments, wraps, receipts, is_whole: _ } = checked;
-        let session = head.id;
-        let known = self.vault.archive().head(&session).map_err(|error| broken(&error))?;
-        match &known {
-            Some(known) if known.state == State::Open => return Err(Fault::Running),
-            // What a manifest names counts more than what somebody said.
-            Some(known) if !head.continues(known) && manifests.is_empty() => {
-                return Err(Fault::Wrong("another head than the one that is known here".into()));
-            }
-            Some(_) | None => {}
-        }
-        if self.is_behind(&head, &manifests, &journal, &segments).map_err(|error| broken(&error))? {
-            self.turn(move |archive| archive.set_restored(&session))?;
-        }
-        for entries in journal.chunks(TURN) {
-            let entries = entries.to_vec();
-            self.turn(move |archive| entries.iter().try_for_each(|entry| archive.append_journal(entry)))?;
-        }
-        for segments in segments.chunks(TURN) {
-            let segments = segments.to_vec();
-            self.turn(move |archive| {
-                segments.iter().try_for_each(|(node, segment)| archive.append_segment(*node, segment))
-            })?;
-        }
-        let last = manifests.last().map(Signed::hash);
-        let is_newer = known.as_ref().is_none_or(|known| last.is_some() || head.epochs.len() > known.epochs.len());
-        let wraps = self.fresh_wraps(&head, wraps)?;
-        let known_holder = |node: &NodeId| self.members.knew(node);
-        let receipts: Vec<_> = receipts
-            .into_iter()
-            .filter(|receipt| Some(receipt.content().manifest) == last && known_holder(&receipt.signer()))
-            .collect();
-        self.turn(move |archive| {
-            manifests.iter().try_for_each(|manifest| archive.put_manifest(manifest))?;
-            countersigned.iter().try_for_each(|by| archive.put_countersignature(by))?;
-            receipts.iter().try_for_each(|receipt| archive.put_receipt(receipt, unix_ms()))?;
-            wraps.iter().try_for_each(|(epoch, wraps)| archive.put_wraps(&session, *epoch, wraps))?;
-            if is_newer { archive.put_head(&head) } else { Ok(()) }
-        })
-    }
-
-    /// Whether others know more of a session than is here: then it was lost here, and nobody knows how much was signed in it.
-    fn is_behind(
-        &self,
-        head: &Head,
-        manifests: &[Signed<Manifest>],
-        journal: &[Signed<Entry>],
-        segments: &[(NodeId, Signed<Segment>)],
-    ) -> Result<bool, archive::Error> {
-        let archive = self.vault.archive();
-        if archive.head(&head.id)?.is_none() {
-            return Ok(true);
-        }
-        let ours = archive.last_manifest(&head.id)?.map(|manifest| manifest.content().n);
-        let own = segments.iter().filter(|(node, _)| *node == self.me).count();
-        let signed = match head.number(&self.me) {
-            Some(number) => archive.segment_chain(&head.id, number, self.me)?.len() as usize,
-            None => 0,
-        };
-        Ok(manifests.last().map(|manifest| manifest.content().n) > ours
-            || (head.central == self.me && journal.len() > archive.journal(&head.id, 0)?.len())
-            || own > signed)
-    }
-
-    /// The wraps that are not here yet, or that are wanted anew. One for this point that does not open is none: another may bring
-    /// a good one.
-    fn fresh_wraps(
-        &self,
-        head: &Head,
-        wraps: BTreeMap<Epoch, Vec<(NodeId, Wrap)>>,
-    ) -> Result<BTreeMap<Epoch, Vec<(NodeId, Wrap)>>, Fault> {
-        let archive = self.vault.archive();
-        let here = archive.all_wraps(&head.id).map_err(|error| broken(&error))?;
-        let anew = self.anew && archive.is_restored(&head.id).map_err(|error| broken(&error))?;
-        let opens = |epoch: Epoch, wrap: &Wrap| {
-            let context = WrapContext { session: head.id, epoch, recipient: self.me };
-            let key = wrap.open(&self.wrap, &context).ok();
-            key.zip(head.commitment(epoch)).is_some_and(|(key, commitment)| key.check(commitment).is_ok())
-        };
-        let fresh = |epoch: Epoch, (node, wrap): &(NodeId, Wrap)| {
-            let is_here = here.get(&epoch).is_some_and(|wraps| wraps.contains_key(node));
-            (anew || !is_here) && (*node != self.me || opens(epoch, wrap))
-        };
-        Ok(wraps
-            .into_iter()
-            .map(|(epoch, wraps)| (epoch, wraps.into_iter().filter(|wrap| fresh(epoch, wrap)).collect()))
-            .collect())
-    }
-
-    /// Writes something in its turn. What contradicts what is here is false: what is here was looked at too.
-    fn turn(&self, write: impl FnOnce(&Archive) -> Result<(), archive::Error> + Send + 'static) -> Result<(), Fault> {
-        match self.vault.run(write) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(match error {
-                archive::Error::Journal { .. }
-                | archive::Error::Segment(_)
-                | archive::Error::Forked { .. }
-                | archive::Error::Manifest { .. }
-                | archive::Error::Sequel { .. } => Fault::Wrong(sentence(&error)),
-                error => broken(&error),
-            }),
-            Err(closed) => Err(Fault::Broken(closed.to_string())),
-        }
-    }
 }
 
-fn broken(error: &archive::Error) -> Fault {
+pub(super) fn broken(error: &archive::Error) -> Fault {
     Fault::Broken(sentence(error))
 }
 
