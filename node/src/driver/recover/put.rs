@@ -146,18 +146,22 @@ fn judge(archive: &Archive, me: NodeId, checked: &Checked) -> Result<Verdict, Fa
     Ok(Verdict { is_lost, takes_head })
 }
 
-/// Whether others know more of a session than is here.
+/// Whether others know more of what this node signed in a session than is here. What others signed meanwhile is no loss of ours.
 fn is_behind(archive: &Archive, me: NodeId, checked: &Checked) -> Result<bool, archive::Error> {
     let Checked { head, manifests, journal, segments, .. } = checked;
-    let ours = archive.last_manifest(&head.id)?.map(|manifest| manifest.content().n);
+    if head.central == me {
+        let ours = archive.last_manifest(&head.id)?.map(|manifest| manifest.content().n);
+        let theirs = manifests.last().map(|manifest| manifest.content().n);
+        if theirs > ours || journal.len() > archive.journal(&head.id, 0)?.len() {
+            return Ok(true);
+        }
+    }
     let own = segments.iter().filter(|(node, _)| *node == me).count();
     let signed = match head.number(&me) {
         Some(number) => archive.segment_chain(&head.id, number, me)?.len() as usize,
         None => 0,
     };
-    Ok(manifests.last().map(|manifest| manifest.content().n) > ours
-        || (head.central == me && journal.len() > archive.journal(&head.id, 0)?.len())
-        || own > signed)
+    Ok(own > signed)
 }
 
 #[cfg(test)]

@@ -197,3 +197,30 @@ fn a_point_that_was_away_in_the_end_has_an_older_head_and_is_no_liar() {
     let chain = |of: u8| mine.archive().segment_chain(&id(), number(of), key(of).id()).expect("readable").len();
     assert_eq!((chain(ME), chain(LIAR)), (2, 3), "what it knows beside is taken");
 }
+
+#[test]
+fn only_what_was_signed_here_and_is_gone_closes_a_session() {
+    let signed = head(CENTRAL, "Định kỳ");
+    let mine = Mine::that_was_there(2);
+    assert_eq!(mine.take(record(&signed, 0, &[segments(ME, 2), segments(LIAR, 1)])), Ok(()));
+    assert_eq!(mine.take(record(&signed, 2, &[segments(ME, 2), segments(LIAR, 9)])), Ok(()));
+    assert_eq!(mine.last_manifest().map(|last| last.0), Some(2));
+    assert!(!mine.is_restored(), "it was off when central signed; it has all that it signed itself");
+    assert_eq!(mine.take(record(&signed, 4, &[segments(ME, 3), segments(LIAR, 9)])), Ok(()));
+    assert!(mine.is_restored(), "it had signed more");
+
+    let chaired = head(ME, "Định kỳ");
+    let behind = |more: fn(&Mine, Given)| {
+        let mine = Mine::new();
+        mine.archive().put_head(&chaired).expect("room");
+        more(&mine, record(&chaired, 0, &[]));
+        mine.is_restored()
+    };
+    assert!(behind(|mine, given| mine.take(given).expect("good")), "a manifest and a journal that are not here");
+    assert!(!behind(|mine, given| {
+        let parts = check(id(), given.clone(), |_| true).expect("good");
+        parts.journal.iter().try_for_each(|entry| mine.archive().append_journal(entry)).expect("room");
+        parts.manifests.iter().try_for_each(|manifest| mine.archive().put_manifest(manifest)).expect("room");
+        mine.take(given).expect("good");
+    }));
+}
