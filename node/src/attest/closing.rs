@@ -161,6 +161,10 @@ fn try_countersign(
         return Err("the manifest is not of that session, or not by its central".into());
     }
     let point = head.number(&key.id()).ok_or("this point is none of that session")?;
+    // What came back may end before what it signed.
+    if archive.is_restored(&session).map_err(said)? || archive.is_owed(&session).map_err(said)? {
+        return Err("what this point signed in that session was lost here".into());
+    }
     let chain = archive.segment_chain(&session, point, key.id()).map_err(said)?;
     if let Some(objection) = Countersignature::objection(manifest.content(), point, chain.len(), chain.last()) {
         return Err(objection);
@@ -269,6 +273,28 @@ mod tests {
         assert_eq!(ask(&archive, &head, &manifest(&head, 1, first.hash(), 2, 6)), Ok(()));
         assert_eq!(ask(&archive, &head, &manifest(&head, 7, Hash::of(b"6"), 3, 6)), Ok(()), "it was away for some");
         assert_eq!(archive.manifests(&head.id).expect("readable").manifests.len(), 3);
+    }
+
+    #[test]
+    fn who_lost_what_it_signed_bears_witness_to_nothing() {
+        let lost: [fn(&Archive, SessionId); 2] = [
+            |archive, session| archive.set_restored(&session).expect("room"),
+            |archive, session| archive.set_owed(&session, true).expect("room"),
+        ];
+        for lose in lost {
+            let (archive, head) = point();
+            let manifest = manifest(&head, 0, Hash::NONE, 1, 5);
+            lose(&archive, head.id);
+            assert_eq!(
+                ask(&archive, &head, &manifest),
+                Err("what this point signed in that session was lost here".into())
+            );
+            assert_eq!(archive.manifests(&head.id).expect("readable").manifests.len(), 0);
+        }
+        let (archive, head) = point();
+        archive.set_owed(&head.id, true).expect("room");
+        archive.set_owed(&head.id, false).expect("room");
+        assert_eq!(ask(&archive, &head, &manifest(&head, 0, Hash::NONE, 1, 5)), Ok(()), "it is back");
     }
 
     #[test]
