@@ -589,6 +589,11 @@ impl Archive {
         Ok(entries)
     }
 
+    /// Whether anything of a session's journal is here.
+    pub fn has_journal(&self, session: &SessionId) -> Result<bool, Error> {
+        Ok(self.meta.get(Column::Journal, &schema::journal_key(session, 0))?.is_some())
+    }
+
     /// Stores wraps of a session key. They may be added at any time; nothing is taken back by removing one.
     pub fn put_wraps(&self, session: &SessionId, epoch: Epoch, wraps: &[(NodeId, Wrap)]) -> Result<(), Error> {
         let _writing = self.write()?;

@@ -25,7 +25,7 @@ use store::recover::{Listed, Scope, has_all};
 use store::session::{Head, State};
 use store::signed::Signed;
 use store::verify::sentence;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::replica::keep::{receipt, sort};
@@ -42,8 +42,6 @@ use crate::wire::recover::Message;
 use crate::wire::replica::Message as Copied;
 use take::{Asking, Us};
 
-/// Questions of other points answered at once. Beyond, they are refused, and come again.
-const GIVES_MAX: usize = 8;
 /// How long fetching pauses after a live group was left out for a slow line.
 const STRAIN: Duration = Duration::from_secs(10);
 
@@ -78,7 +76,7 @@ pub(super) struct Recovering {
     course: Recover,
     told: mpsc::Sender<Told>,
     listed: BTreeMap<SessionId, Arc<Listed>>,
-    gives: Arc<Semaphore>,
+    gives: Arc<give::Places>,
     /// Until when live media needs the line for itself.
     strained: Option<Instant>,
     /// Somebody named whom to ask.
@@ -99,7 +97,7 @@ impl Recovering {
             course: Recover::new(me, dice),
             told,
             listed: BTreeMap::new(),
-            gives: Arc::new(Semaphore::new(GIVES_MAX)),
+            gives: Arc::default(),
             strained: None,
             anew: false,
             is_empty: false,
@@ -461,7 +459,7 @@ impl Driver {
     /// A point asks for what it lost.
     pub(super) fn asked_of_recovery(&mut self, from: NodeId, message: &[u8], reply: oneshot::Sender<Bytes>) {
         // Dropping the reply refuses.
-        let Ok(place) = Arc::clone(&self.recovering.gives).try_acquire_owned() else {
+        let Some(place) = self.recovering.gives.take(from) else {
             return tracing::warn!(point = self.name(from), "too many questions about what was lost at once");
         };
         let message = match Message::decode(message) {

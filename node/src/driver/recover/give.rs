@@ -2,7 +2,8 @@
 //! point has a right by its part in the session, or by that of the node whose place the roster gives it, or because it signed
 //! that it holds the session. What is given is sealed or signed as it lies here; nothing is opened for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,6 +16,50 @@ use super::super::replica::give::Runs;
 use crate::engine::rights::{self, Deed, Denied, Members, Tracks, Who, may};
 use crate::wire::recover::{Known, Message, PAGE_MAX, Part};
 use crate::wire::replica::{Message as Copied, PIECE_MAX, Part as Record, RUN_MAX};
+
+/// Questions of other points answered at once. Beyond, they are refused, and come again.
+const PLACES_MAX: usize = 16;
+/// Those of one point: an honest one asks for a record, for what is there of two sessions and for what was countersigned of two.
+const PLACES_EACH_MAX: usize = 6;
+
+/// Who has questions in work, and how many. No point can have all of the places.
+#[derive(Debug, Default)]
+pub(super) struct Places(Mutex<BTreeMap<NodeId, usize>>);
+
+/// A place for one question, free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    node: NodeId,
+}
+
+impl Places {
+    /// A place for a question of this point, if one is free for it.
+    pub(super) fn take(self: &Arc<Self>, node: NodeId) -> Option<Place> {
+        let mut taken = self.taken();
+        let own = taken.get(&node).copied().unwrap_or(0);
+        if own >= PLACES_EACH_MAX || taken.values().sum::<usize>() >= PLACES_MAX {
+            return None;
+        }
+        taken.insert(node, own + 1);
+        Some(Place { places: Arc::clone(self), node })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<NodeId, usize>> {
+        // Each change is one insertion or removal.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        match taken.get(&self.node).copied() {
+            Some(own @ 2..) => drop(taken.insert(self.node, own - 1)),
+            Some(_) | None => drop(taken.remove(&self.node)),
+        }
+    }
+}
 
 /// How much of a session somebody may have back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +113,7 @@ pub(super) fn list(
         }
         let last = archive.last_manifest(&head.id)?.map(|last| last.content().n);
         // Who only takes part has no journal.
-        let record = last.filter(|_| archive.journal(&head.id, 0).is_ok_and(|journal| !journal.is_empty()));
+        let record = if archive.has_journal(&head.id)? { last } else { None };
         let holds = head.central == *me || archive.holders(&head.id)?.contains(me);
         sessions.push(Known { session: head.id, record, whole: record.is_some() && holds });
     }
@@ -133,4 +178,22 @@ fn number_of(part: Part) -> Option<store::id::PointNumber> {
 pub(super) fn unreadable(error: &archive::Error) -> Message {
     tracing::error!(error = sentence(error), "what another point had cannot be read to be given back");
     Message::refused("that cannot be read here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_point_has_all_places_and_each_is_free_again() {
+        let (places, node) = (Arc::new(Places::default()), |n| NodeId::from_bytes([n; 32]));
+        let mut of_one: Vec<_> = std::iter::from_fn(|| places.take(node(1))).take(100).collect();
+        assert_eq!(of_one.len(), PLACES_EACH_MAX);
+        let of_others: Vec<_> = (2..100).filter_map(|n| places.take(node(n))).collect();
+        assert_eq!(of_others.len(), PLACES_MAX - PLACES_EACH_MAX);
+        of_one.pop();
+        assert!(places.take(node(7)).is_some(), "one came free");
+        drop((of_one, of_others));
+        assert!(places.taken().is_empty(), "nobody is remembered");
+    }
 }
