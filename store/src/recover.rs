@@ -66,6 +66,34 @@ pub struct Checked {
     pub is_whole: bool,
 }
 
+/// How far a record is shown to be of a session of ours, by what we signed ourselves. Everything else in it anybody can make, for
+/// any session: a head is signed by nobody, and its manifest by whomever it calls central.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tie {
+    /// We signed nothing of it.
+    Nothing,
+    /// We signed what we recorded in this session. That names the session, and nobody as its central.
+    Session,
+    /// We signed whose it is: we chaired it ourselves, or countersigned one of its manifests, or said that we hold it.
+    Central,
+}
+
+impl Checked {
+    /// By what `us`, this node and those whose place it has, signed in it.
+    pub fn tie(&self, us: &BTreeSet<NodeId>) -> Tie {
+        let chaired = us.contains(&self.head.central) && !(self.manifests.is_empty() && self.journal.is_empty());
+        let names = |manifest: Hash| self.manifests.iter().any(|ours| ours.hash() == manifest);
+        let countersigned =
+            self.countersigned.iter().any(|by| us.contains(&by.signer()) && names(by.content().manifest));
+        let held = self.receipts.iter().any(|by| us.contains(&by.signer()) && names(by.content().manifest));
+        match chaired || countersigned || held {
+            true => Tie::Central,
+            false if self.segments.iter().any(|(node, _)| us.contains(node)) => Tie::Session,
+            false => Tie::Nothing,
+        }
+    }
+}
+
 /// Looks at what somebody gave of a session. `is_known` says who is a point of the mesh, or was one. The sentence says what is
 /// false; a good record never has anything false in it.
 pub fn check(session: SessionId, given: Given, is_known: impl Fn(&NodeId) -> bool) -> Result<Checked, String> {

@@ -223,7 +223,19 @@ fn told(recovered: &Recovered) -> String {
         line(format!("{name} gave something false and was not asked again: have its disk and its people looked at"));
     }
     for session in &course.left {
-        line(format!("session {session}: nobody in reach has the rest"));
+        line(match course.disputed.contains(session) {
+            true => format!(
+                "session {session}: points say different things of who chaired it; `diemcau archive recover --session {session} \
+                 --from POINT` takes it from one that was there"
+            ),
+            false => format!("session {session}: nobody in reach has the rest"),
+        });
+    }
+    if course.foreign > 0 {
+        line(format!(
+            "{} more were named in which nothing signed by this point is left; `--session ID` takes one of them nevertheless",
+            course.foreign
+        ));
     }
     if !recovered.opened.is_empty() {
         line(format!("{} were opened with the recovery key for this point", recovered.opened.len()));
@@ -338,12 +350,19 @@ mod tests {
             whole: 2,
             left: vec!["01ab".into()],
             wrong: vec!["Xã Tân Phú".into()],
+            foreign: 4,
             ..Recovery::default()
         };
         let recovered = Recovered { course, opened: vec![], locked: vec!["01ac".into()], sealed: vec![] };
         let text = told(&recovered);
-        for part in ["2 of 3 sessions", "Xã Tân Phú gave something false", "01ab: nobody", "recover --shares"] {
+        let parts =
+            ["2 of 3 sessions", "Xã Tân Phú gave something false", "01ab: nobody", "recover --shares", "4 more were"];
+        for part in parts {
             assert!(text.contains(part), "{part}: {text}");
         }
+        let course = Recovery { disputed: vec!["01ab".into()], ..recovered.course };
+        let text = told(&Recovered { course, ..recovered });
+        assert!(text.contains("01ab: points say different things"), "{text}");
+        assert!(text.contains("recover --session 01ab --from POINT"), "{text}");
     }
 }

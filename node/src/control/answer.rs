@@ -349,6 +349,10 @@ pub struct Recovery {
     pub whole: usize,
     /// Those of which nobody in reach has the rest, by id.
     pub left: Vec<String>,
+    /// Those of them of which points say different things, by id.
+    pub disputed: Vec<String>,
+    /// Further sessions that others named, in which nothing that this point signed is left.
+    pub foreign: usize,
     /// Groups of those whose record is here.
     pub groups: u64,
     /// Bytes of them.

@@ -79,8 +79,8 @@ pub(super) struct Recovering {
     gives: Arc<give::Places>,
     /// Until when live media needs the line for itself.
     strained: Option<Instant>,
-    /// Somebody named whom to ask.
-    anew: bool,
+    /// Whom somebody named to be asked, and nobody else; all if it is empty.
+    from: BTreeSet<NodeId>,
     /// Nothing was in the archive when the node started.
     is_empty: bool,
     /// Most sessions of this node that somebody else named then.
@@ -99,7 +99,7 @@ impl Recovering {
             listed: BTreeMap::new(),
             gives: Arc::default(),
             strained: None,
-            anew: false,
+            from: BTreeSet::new(),
             is_empty: false,
             elsewhere: 0,
         };
@@ -159,8 +159,8 @@ impl Driver {
             Told::Course(input) => self.recovered(input),
             Told::Unfinished(Recovery { only, from }) => {
                 tracing::info!("this point goes on taking back what it lost");
-                self.recovering.anew = !from.is_empty();
-                self.recovered(Input::Begin { only, from: from.into_iter().collect() });
+                self.recovering.from = from.into_iter().collect();
+                self.recovered(Input::Begin { only, from: self.recovering.from.clone() });
             }
             Told::Elsewhere { node, sessions } => {
                 if sessions > self.recovering.elsewhere {
@@ -193,7 +193,7 @@ impl Driver {
             members: self.members.clone(),
             me: self.me,
             wrap: self.identity.wrap.clone(),
-            anew: self.recovering.anew,
+            anew: !self.recovering.from.is_empty(),
         }
     }
 
@@ -209,10 +209,10 @@ impl Driver {
                         let _ = told.send(Told::Course(Input::Listed { node, sessions })).await;
                     });
                 }
-                Output::Record { session, node, manifest } => {
+                Output::Record { session, node, manifest, proof } => {
                     let (asking, told) = (self.asking(), self.recovering.told.clone());
                     tokio::spawn(async move {
-                        let end = asking.record(session, node, manifest).await;
+                        let end = asking.record(session, node, manifest, proof).await;
                         // The driver ends only with everything else.
                         let _ = told.send(Told::Course(Input::Recorded { session, node, end })).await;
                     });
@@ -233,7 +233,7 @@ impl Driver {
                     self.fetch_back(node, GroupId { session, track, seq: from }, to);
                 }
                 Output::Finish { session } => self.finish_recovery(session),
-                Output::Done { whole } => self.recovery_done(whole),
+                Output::Done { whole, heard } => self.recovery_done(whole, &heard),
             }
         }
     }
@@ -342,18 +342,27 @@ impl Driver {
         });
     }
 
-    fn recovery_done(&self, whole: bool) {
-        match whole {
-            true => tracing::info!("everything that others know of this point's sessions is here"),
-            false => tracing::warn!("some of what this point lost is with nobody in reach; it is asked for again"),
+    fn recovery_done(&self, whole: bool, heard: &BTreeSet<NodeId>) {
+        if !whole {
+            return tracing::warn!("some of what this point lost is with nobody in reach; it is asked for again");
         }
-        if whole {
-            let vault = self.vault.clone();
-            spawn_blocking(move || match vault.run(|archive| archive.put_recovery(None)) {
-                Ok(Ok(())) | Err(_) => {}
-                Ok(Err(error)) => tracing::error!(%error, "that the recovery is done cannot be written down"),
-            });
+        // Whoever sleeps may know more.
+        let silent = match self.recovering.from.is_empty() {
+            true => self.members.nodes().filter(|node| *node != self.me && !heard.contains(node)).count(),
+            false => self.recovering.from.difference(heard).count(),
+        };
+        if silent > 0 {
+            return tracing::info!(
+                silent,
+                "everything is here that those in reach know; the others are asked when they come"
+            );
         }
+        tracing::info!("everything that others know of this point's sessions is here");
+        let vault = self.vault.clone();
+        spawn_blocking(move || match vault.run(|archive| archive.put_recovery(None)) {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => tracing::error!(%error, "that the recovery is done cannot be written down"),
+        });
     }
 
     /// Somebody at this point wants the archive back.
@@ -393,8 +402,8 @@ impl Driver {
         if let Err(reason) = noted {
             return drop(reply.send(not(Fault::Failed, reason)));
         }
-        self.recovering.anew = !from.is_empty();
-        self.recovered(Input::Begin { only, from: from.into_iter().collect() });
+        self.recovering.from = from.into_iter().collect();
+        self.recovered(Input::Begin { only, from: self.recovering.from.clone() });
         // The caller may have hung up.
         let _ = reply.send(Response::Recovery(Box::new(self.recovery_status())));
     }
@@ -411,6 +420,8 @@ impl Driver {
             records: view.records,
             whole: view.whole,
             left: view.left.iter().map(ToString::to_string).collect(),
+            disputed: view.disputed.iter().map(ToString::to_string).collect(),
+            foreign: view.foreign,
             groups: view.groups,
             bytes: view.bytes,
             missing_groups: view.missing_groups,

@@ -10,6 +10,9 @@
 //! What is here is never fetched again, because what is missing is read from the disk each time, so nothing of this need
 //! survive a crash. Whoever gives something false is not asked any more and is named; whoever names sessions that it
 //! cannot give is passed over after a few. What nobody in reach has is left, and tried again when somebody comes.
+//!
+//! Any point can invent sessions of ours. So a record must show something that we signed ([`Proof`]), and one that does not say by
+//! our signature who chaired the session is compared with what all others say of it; if they differ, it is left to the operator.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,6 +33,9 @@ pub const GRACE: Duration = Duration::from_secs(5);
 const COPYING_MAX: usize = 2;
 /// Sessions looked for: more than any office held. What somebody names beyond them is not looked at.
 pub const SESSIONS_MAX: usize = 65_536;
+/// Sessions of one point that are believed though nothing of ours is signed in them: a central that burns with its records leaves
+/// one behind, or the few that it had left open.
+const BARE_MAX: usize = 8;
 /// Pause before somebody who did not answer is asked again, and before what nobody had is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Records in a row that somebody named and did not give, until it is passed over.
@@ -125,16 +131,35 @@ pub enum Input {
 /// What came of asking somebody for a record. What was good in it is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Came {
-    /// All that its manifest names is here now.
+    /// All that its manifest names is here now, and something that we signed says whose session it was.
     Whole(Wanted),
-    /// Something, and others may have more.
+    /// Something, and others may have more, or may know the session otherwise.
     Part(Wanted),
-    /// The session is not over: the room joins it, and nothing is to be taken back.
+    /// The same, and nothing in it is signed by us: it is believed by its head alone.
+    Bare(Wanted),
+    /// The session runs here: the room is in it, and nothing is to be taken back.
     Running,
+    /// Whoever was asked says that it is not over.
+    Open,
+    /// Less is signed by us in it than was asked for. Nothing of it is on the disk.
+    Foreign,
+    /// Another says that somebody else chaired it, and nothing that we signed says who is right. Nothing of it is on the disk.
+    Disputed,
     /// Nothing: the line failed, it was refused, or this node's disk did not take it.
     Nothing,
     /// Something false.
     Wrong,
+}
+
+/// What a record must show for being one of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Something that we signed.
+    Signed,
+    /// That, or a head that calls us central: of a session that broke off with its central, the others have nothing it signed.
+    Chaired,
+    /// Nothing: somebody at this node named the session.
+    Named,
 }
 
 /// What the part wants done.
@@ -153,6 +178,8 @@ pub enum Output {
         node: NodeId,
         /// Number of the last manifest it says it has.
         manifest: Option<u32>,
+        /// What it must show.
+        proof: Proof,
     },
     /// Read from the disk what is missing of a session; answer with [`Input::Planned`].
     Plan {
@@ -186,6 +213,8 @@ pub enum Output {
     Done {
         /// Whether everything that anybody named is here.
         whole: bool,
+        /// Who has said what it knows since it began, whether or not it is still in reach.
+        heard: BTreeSet<NodeId>,
     },
 }
 
@@ -206,6 +235,10 @@ pub struct View {
     pub whole: usize,
     /// Those of which nobody in reach has the rest.
     pub left: Vec<SessionId>,
+    /// Those of them of which points say different things.
+    pub disputed: Vec<SessionId>,
+    /// Sessions that somebody named and in which nothing that we signed is left.
+    pub foreign: usize,
     /// Groups of those whose record is here, and bytes of them.
     pub groups: u64,
     /// See [`View::groups`].
@@ -230,8 +263,12 @@ pub struct Recover {
     strained: bool,
     wish: Option<Wish>,
     lists: BTreeMap<NodeId, List>,
+    /// Who ever said what it knows.
+    heard: BTreeSet<NodeId>,
     /// Records in a row that each named and did not give.
     empty: BTreeMap<NodeId, u32>,
+    /// Sessions that are believed without a signature of ours, by who gave them.
+    bare: BTreeMap<NodeId, BTreeSet<SessionId>>,
     wrong: BTreeSet<NodeId>,
     sessions: BTreeMap<SessionId, Session>,
     /// The record under way. One at a time: each is in memory until it is looked at.
@@ -265,6 +302,14 @@ struct Session {
     tried: BTreeSet<NodeId>,
     /// Something of its record is here.
     learnt: bool,
+    /// Something that we signed says whose session it was.
+    firm: bool,
+    /// Who said that it is not over.
+    open: BTreeSet<NodeId>,
+    /// Who showed nothing that we signed.
+    foreign: BTreeSet<NodeId>,
+    /// Points say different things of it.
+    disputed: bool,
     stage: Stage,
     wanted: Wanted,
 }
@@ -285,6 +330,8 @@ enum Stage {
     Left { until: Instant },
     /// It is not over.
     Running,
+    /// Whoever knows it shows nothing that we signed.
+    Foreign,
 }
 
 impl Recover {
@@ -296,7 +343,9 @@ impl Recover {
             strained: false,
             wish: None,
             lists: BTreeMap::new(),
+            heard: BTreeSet::new(),
             empty: BTreeMap::new(),
+            bare: BTreeMap::new(),
             wrong: BTreeSet::new(),
             sessions: BTreeMap::new(),
             recording: None,
@@ -389,9 +438,11 @@ impl Recover {
 
     /// How far it has come.
     pub fn view(&self) -> View {
-        let sessions = || self.sessions.values().filter(|session| session.stage != Stage::Running);
+        let ours = |session: &&Session| !matches!(session.stage, Stage::Running | Stage::Foreign);
+        let sessions = || self.sessions.values().filter(ours);
         let count = |is: &dyn Fn(&Session) -> bool| sessions().filter(|session| is(session)).count();
-        let left = self.sessions.iter().filter(|(_, session)| matches!(session.stage, Stage::Left { .. }));
+        let left = || self.sessions.iter().filter(|(_, session)| matches!(session.stage, Stage::Left { .. }));
+        let disputed = left().filter(|(_, session)| session.disputed);
         let missing = |session: &Session| session.wanted.missing.values().map(Have::len).sum::<u64>();
         View {
             wanted: self.wish.is_some(),
@@ -400,7 +451,9 @@ impl Recover {
             sessions: count(&|_| true),
             records: count(&|session| session.learnt && session.stage != Stage::Record),
             whole: count(&|session| session.stage == Stage::Whole),
-            left: left.map(|(session, _)| *session).collect(),
+            left: left().map(|(session, _)| *session).collect(),
+            disputed: disputed.map(|(session, _)| *session).collect(),
+            foreign: self.sessions.values().filter(|session| session.stage == Stage::Foreign).count(),
             groups: sessions().map(|session| session.wanted.groups).sum(),
             bytes: sessions().map(|session| session.wanted.bytes).sum(),
             missing_groups: sessions().map(missing).sum(),
@@ -417,7 +470,9 @@ impl Recover {
         }
         self.wish = Some(Wish { only, from, since: now });
         self.lists.clear();
+        self.heard.clear();
         self.empty.clear();
+        self.bare.clear();
         self.wrong.clear();
         (self.recording, self.fetched_bytes, self.settled, self.idle) = (None, 0, false, false);
     }
@@ -431,27 +486,32 @@ impl Recover {
             return;
         };
         self.lists.insert(node, List::Known);
+        self.heard.insert(node);
         let only = self.wish.as_ref().and_then(|wish| wish.only);
         for known in sessions.into_iter().filter(|known| only.is_none_or(|only| only == known.session)) {
             if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&known.session) {
                 continue;
             }
-            let fresh = || Session {
-                from: BTreeMap::new(),
-                tried: BTreeSet::new(),
-                learnt: false,
-                stage: Stage::Record,
-                wanted: Wanted::default(),
-            };
-            let session = self.sessions.entry(known.session).or_insert_with(fresh);
+            let session = self.sessions.entry(known.session).or_insert_with(Session::new);
             let best = session.from.values().map(|known| known.record).max().flatten();
             let before = session.from.insert(node, known);
+            let is_news = before != Some(known) || !session.tried.contains(&node);
             match session.stage {
                 // Somebody who was away has a later manifest, or what nobody else had.
                 Stage::Whole if known.record > best => session.again(node),
+                // Or knows whose it was.
+                Stage::Whole if !session.firm && !session.tried.contains(&node) => session.again(node),
+                Stage::Left { .. } if session.disputed => session.again(node),
                 Stage::Left { .. } if before != Some(known) || session.tried.is_empty() => session.again(node),
                 Stage::Left { .. } => session.stage = Stage::Groups,
-                _ => {}
+                Stage::Running | Stage::Foreign if is_news => session.again(node),
+                Stage::Record
+                | Stage::Groups
+                | Stage::Copying { .. }
+                | Stage::Checking
+                | Stage::Whole
+                | Stage::Running
+                | Stage::Foreign => {}
             }
         }
     }
@@ -463,17 +523,28 @@ impl Recover {
         self.recording = None;
         let Some(known) = self.sessions.get_mut(&session) else { return };
         known.tried.insert(node);
-        match end {
-            Came::Whole(wanted) => (known.learnt, known.wanted, known.stage) = (true, wanted, Stage::Groups),
-            Came::Part(wanted) => (known.learnt, known.wanted) = (true, wanted),
-            Came::Running => known.stage = Stage::Running,
-            Came::Nothing => {
-                *self.empty.entry(node).or_default() += 1;
-                return;
-            }
+        match &end {
+            Came::Whole(_) | Came::Part(_) | Came::Bare(_) => drop(self.empty.remove(&node)),
+            Came::Nothing => *self.empty.entry(node).or_default() += 1,
             Came::Wrong => drop(self.wrong.insert(node)),
+            Came::Open | Came::Foreign | Came::Running | Came::Disputed => {}
         }
-        self.empty.remove(&node);
+        match end {
+            Came::Whole(wanted) => {
+                (known.learnt, known.firm, known.disputed) = (true, true, false);
+                (known.wanted, known.stage) = (wanted, Stage::Groups);
+            }
+            Came::Part(wanted) => (known.learnt, known.wanted) = (true, wanted),
+            Came::Bare(wanted) => {
+                (known.learnt, known.wanted) = (true, wanted);
+                self.bare.entry(node).or_default().insert(session);
+            }
+            Came::Running => known.stage = Stage::Running,
+            Came::Open => drop(known.open.insert(node)),
+            Came::Foreign => drop(known.foreign.insert(node)),
+            Came::Disputed => known.disputed = true,
+            Came::Nothing | Came::Wrong => {}
+        }
     }
 
     /// Whether somebody may be asked for anything.
@@ -507,8 +578,7 @@ impl Recover {
             if let Stage::Left { until } = session.stage
                 && until <= now
             {
-                session.tried.clear();
-                session.stage = Stage::Record;
+                session.afresh();
             }
         }
         if self.recording.is_none() {
@@ -520,7 +590,7 @@ impl Recover {
         self.drain(now);
         let open = |session: &Session| match session.stage {
             Stage::Record | Stage::Groups | Stage::Copying { .. } | Stage::Checking => true,
-            Stage::Whole | Stage::Left { .. } | Stage::Running => false,
+            Stage::Whole | Stage::Left { .. } | Stage::Running | Stage::Foreign => false,
         };
         let busy = self.recording.is_some() || self.sessions.values().any(open);
         let answered = self.lists.values().any(|list| *list == List::Known);
@@ -530,23 +600,32 @@ impl Recover {
             self.idle = true;
             let left = |session: &Session| matches!(session.stage, Stage::Left { .. });
             let whole = !self.sessions.values().any(left);
-            self.outbox.push_back(Output::Done { whole });
+            self.outbox.push_back(Output::Done { whole, heard: self.heard.clone() });
         }
     }
 
     /// Begins the next record, of the newest session that has one to ask for; those that have none go on without.
     fn next_record(&mut self, now: Instant) {
         let good: BTreeSet<NodeId> = self.up.iter().filter(|node| self.is_good(node)).copied().collect();
+        let mut next = None;
         for (&id, session) in self.sessions.iter_mut().rev().filter(|(_, session)| session.stage == Stage::Record) {
             let fit = |(node, _): &(&NodeId, &Known)| good.contains(*node) && !session.tried.contains(*node);
             let best = session.from.iter().filter(fit).max_by_key(|(_, known)| (known.record, known.whole));
             if let Some((&node, known)) = best {
-                self.recording = Some((id, node));
-                self.outbox.push_back(Output::Record { session: id, node, manifest: known.record });
-                return;
+                next = Some((id, node, known.record));
+                break;
             }
-            session.stage = if session.learnt { Stage::Groups } else { Stage::Left { until: now + AGAIN } };
+            session.stage = session.unasked(now);
         }
+        let Some((session, node, manifest)) = next else { return };
+        let bare = self.bare.get(&node);
+        let proof = match bare.is_none_or(|bare| bare.len() < BARE_MAX || bare.contains(&session)) {
+            _ if self.wish.as_ref().is_some_and(|wish| wish.only.is_some()) => Proof::Named,
+            true => Proof::Chaired,
+            false => Proof::Signed,
+        };
+        self.recording = Some((session, node));
+        self.outbox.push_back(Output::Record { session, node, manifest, proof });
     }
 
     /// Begins to fetch the groups of the sessions that the fewest others hold; of the same, the newest first.
@@ -617,6 +696,40 @@ impl Recover {
 }
 
 impl Session {
+    fn new() -> Session {
+        Session {
+            from: BTreeMap::new(),
+            tried: BTreeSet::new(),
+            learnt: false,
+            firm: false,
+            open: BTreeSet::new(),
+            foreign: BTreeSet::new(),
+            disputed: false,
+            stage: Stage::Record,
+            wanted: Wanted::default(),
+        }
+    }
+
+    /// Where it stands when nobody is left to ask for its record.
+    fn unasked(&self, now: Instant) -> Stage {
+        let is_none = |node| self.open.contains(node) || self.foreign.contains(node);
+        match self.learnt {
+            true if !self.disputed => Stage::Groups,
+            false if self.from.keys().all(is_none) && self.open.is_empty() => Stage::Foreign,
+            false if self.from.keys().all(is_none) => Stage::Running,
+            true | false => Stage::Left { until: now + AGAIN },
+        }
+    }
+
+    /// Asks everybody for its record again.
+    fn afresh(&mut self) {
+        self.tried.clear();
+        self.open.clear();
+        self.foreign.clear();
+        self.disputed = false;
+        self.stage = Stage::Record;
+    }
+
     /// Asks a node for its record, once more if need be.
     fn again(&mut self, node: NodeId) {
         self.tried.remove(&node);

@@ -55,6 +55,26 @@ impl Archive {
         Ok(self.meta.get(Column::Config, &[schema::RESTORED, session.as_bytes()].concat())?.is_some())
     }
 
+    /// Drops the record of a session that was taken back from others, so that it can be taken from somebody else. The mark stays, and
+    /// so do the groups: each is compared with what was signed when it is read back or asked for. What this node knows
+    /// by its own part in it is not touched.
+    pub fn discard_record(&self, session: &SessionId) -> Result<(), Error> {
+        if !self.is_restored(session)? {
+            return Ok(());
+        }
+        let _writing = self.write()?;
+        let from = session.as_bytes();
+        let Some(end) = schema::after(from) else { return Ok(()) };
+        let mut batch = Batch::new();
+        batch.delete(Column::Sessions, from);
+        for column in
+            [Column::Journal, Column::Segments, Column::Manifests, Column::Wraps, Column::Receipts, Column::Scrubs]
+        {
+            batch.delete_range(column, from, &end);
+        }
+        Ok(self.meta.write(batch, Durability::Synced)?)
+    }
+
     /// Marks a session whose beginning this archive has lost: nothing is signed in it before our own segments are back.
     pub fn set_owed(&self, session: &SessionId, owed: bool) -> Result<(), Error> {
         self.mark(&[schema::OWED, session.as_bytes()].concat(), owed.then(Vec::new))

@@ -191,6 +191,53 @@ fn a_part_is_good_as_far_as_it_goes_and_is_not_whole() {
 }
 
 #[test]
+fn a_record_is_ours_by_what_we_signed_in_it() {
+    let us = |points: &[u16]| points.iter().map(|point| key(*point).id()).collect::<BTreeSet<_>>();
+    let tie = |change: fn(&mut Given), points: &[u16]| {
+        let (mut given, _) = whole();
+        change(&mut given);
+        looked(given).expect("nothing in it is false").tie(&us(points))
+    };
+    assert_eq!(tie(|_| {}, &[0]), Tie::Central, "we chaired it");
+    let open_head = |given: &mut Given| given.head = open().encode().into();
+    assert_eq!(tie(open_head, &[0]), Tie::Central, "the journal is ours too");
+    let points_only = |given: &mut Given| {
+        given.head = open().encode().into();
+        given.journal.clear();
+        given.segments.remove(&number(0));
+    };
+    assert_eq!(tie(points_only, &[0]), Tie::Nothing, "anybody can call us central");
+    assert_eq!(tie(points_only, &[1]), Tie::Session);
+    assert_eq!(tie(|_| {}, &[1]), Tie::Session, "the countersignature is of another manifest");
+    assert_eq!(tie(|given| drop(given.segments.remove(&number(1))), &[1]), Tie::Nothing);
+    assert_eq!(tie(|_| {}, &[7]), Tie::Nothing);
+    let named = |given: &mut Given| Signed::<Manifest>::parse(given.manifests[0].clone()).unwrap().hash();
+    fn countersigned(given: &mut Given, manifest: Hash) {
+        let by = Signed::<Countersignature>::parse(given.countersigned[0].clone()).unwrap().content().clone();
+        given.countersigned = vec![Signed::new(Countersignature { manifest, ..by }, &key(1)).bytes().clone()];
+    }
+    let (mut given, _) = whole();
+    let manifest = named(&mut given);
+    countersigned(&mut given, manifest);
+    assert_eq!(looked(given.clone()).unwrap().tie(&us(&[1])), Tie::Central);
+    // The same under a head that calls another central, who signed a manifest of his own.
+    let mut forged = given.clone();
+    let other = Head { central: key(1).id(), ..Head::decode(&forged.head).unwrap() };
+    forged.head = other.encode().into();
+    forged.manifests.clear();
+    forged.journal.clear();
+    let forged = check(session(), forged, |_| true).unwrap();
+    assert_eq!(forged.tie(&us(&[0])), Tie::Session, "our segments do not say who chaired it");
+    let receipt = Receipt { session: session(), manifest, groups: 1, bytes: 1, wall_ms: 0 };
+    let held = |manifest| {
+        let (given, _) = whole();
+        let receipts = vec![Signed::new(Receipt { manifest, ..receipt.clone() }, &key(7)).bytes().clone()];
+        looked(Given { receipts, ..given }).unwrap().tie(&us(&[7]))
+    };
+    assert_eq!((held(manifest), held(Hash::NONE)), (Tie::Central, Tie::Nothing));
+}
+
+#[test]
 fn a_session_whose_central_was_lost_in_the_middle_is_closed_where_somebody_signed_last() {
     let given =
         Given { head: open().encode().into(), segments: [(number(1), bytes(&chain(1)))].into(), ..Given::default() };

@@ -1,18 +1,19 @@
 //! Writing a record that is good in itself beside what is here of the session.
 //!
 //! A record holds itself together, but that is no proof of whose it is: the head says who is central, and a manifest signed by
-//! that node names the head, so any point can make such a pair for any session. What this node knows by its own part in it,
-//! or by a manifest it has, is therefore never given up for it. Only a head that came by recovery and that no manifest names
-//! yet can give way to one that a manifest names.
+//! that node names the head, so any point can make such a pair for any session. What this node knows by its own part in it
+//! is therefore never given up for it. What came by recovery gives way to a record that is tied to us by a signature of ours if
+//! it is not itself, or when somebody at this node says whom to believe; else the two are left as they are ([`Fault::Disputed`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use store::archive::{self, Archive};
-use store::id::NodeId;
+use store::id::{NodeId, SessionId};
 use store::keys::{Epoch, Wrap, WrapContext, WrapKey};
-use store::recover::Checked;
+use store::recover::{Checked, Tie};
 use store::session::{Head, State};
-use store::signed::Signed;
+use store::signed::{Content, Signed};
 use store::verify::sentence;
 
 use super::super::unix_ms;
@@ -28,8 +29,10 @@ pub(super) struct Writing<'a> {
     pub(super) vault: &'a Vault,
     pub(super) members: &'a Members,
     pub(super) me: NodeId,
+    /// This node and those whose place it has.
+    pub(super) us: &'a BTreeSet<NodeId>,
     pub(super) wrap: &'a WrapKey,
-    /// What is here already may be bad.
+    /// Somebody named whom to ask: what came from others before may be bad.
     pub(super) anew: bool,
 }
 
@@ -40,16 +43,22 @@ struct Verdict {
     is_lost: bool,
     /// Its head takes the place of the one that is here.
     takes_head: bool,
+    /// All that is here of the session goes before.
+    replaces: bool,
 }
 
 impl Writing<'_> {
     /// Stores a record that is good; the head last, so that a session that is listed can be opened.
     pub(super) fn put(&self, checked: Checked) -> Result<(), Fault> {
-        let Verdict { is_lost, takes_head } = judge(self.vault.archive(), self.me, &checked)?;
+        let Verdict { is_lost, takes_head, replaces } = self.judge(&checked)?;
         let Checked { head, manifests, countersigned, journal, segments, wraps, receipts, is_whole: _ } = checked;
         let session = head.id;
         if is_lost {
             self.turn(move |archive| archive.set_restored(&session))?;
+        }
+        if replaces {
+            tracing::warn!(%session, "what others gave of this session before gives way to a better record");
+            self.turn(move |archive| archive.discard_record(&session))?;
         }
         for entries in journal.chunks(TURN) {
             let entries = entries.to_vec();
@@ -75,6 +84,51 @@ impl Writing<'_> {
             wraps.iter().try_for_each(|(epoch, wraps)| archive.put_wraps(&session, *epoch, wraps))?;
             if takes_head { archive.put_head(&head) } else { Ok(()) }
         })
+    }
+
+    /// What to make of a good record, given what is here. Its manifests are all by the central its head names.
+    fn judge(&self, checked: &Checked) -> Result<Verdict, Fault> {
+        let (archive, head) = (self.vault.archive(), &checked.head);
+        let read = || {
+            let Some(known) = archive.head(&head.id)? else { return Ok(None) };
+            let ours = archive.last_manifest(&head.id)?.map(|last| last.content().n);
+            Ok(Some((tie(archive, self.us, &known)?, archive.is_restored(&head.id)?, ours, known)))
+        };
+        let Some((tie, is_restored, ours, known)) = read().map_err(|error: archive::Error| broken(&error))? else {
+            return Ok(Verdict { is_lost: true, takes_head: true, replaces: false });
+        };
+        if known.state == State::Open {
+            return Err(Fault::Running);
+        }
+        let theirs = checked.manifests.last().map(|last| last.content().n);
+        // A point that was away in the end has an older head, and is as honest.
+        if head.continues(&known) || known.continues(head) {
+            let takes_head = match theirs {
+                Some(_) => theirs >= ours,
+                None => is_restored && ours.is_none() && head.epochs.len() > known.epochs.len(),
+            };
+            let is_lost = is_behind(archive, self.me, checked).map_err(|error| broken(&error))?;
+            return Ok(Verdict { is_lost, takes_head, replaces: false });
+        }
+        let wrong = || Fault::Wrong("another head than the one that is known here".into());
+        if !is_restored {
+            return Err(wrong());
+        }
+        let (named, is_named) = (ours.is_some(), theirs.is_some());
+        let replaces = match (tie, checked.tie(self.us)) {
+            (Tie::Nothing | Tie::Session, Tie::Central) => true,
+            (Tie::Central, Tie::Nothing | Tie::Session) => return Err(wrong()),
+            // Of two heads with one central, that one's manifest decides.
+            _ if head.central == known.central && named != is_named => match is_named {
+                true => true,
+                false => return Err(wrong()),
+            },
+            (Tie::Nothing | Tie::Session, Tie::Nothing | Tie::Session) | (Tie::Central, Tie::Central) => self.anew,
+        };
+        match replaces {
+            true => Ok(Verdict { is_lost: true, takes_head: true, replaces: true }),
+            false => Err(Fault::Disputed),
+        }
     }
 
     /// The wraps that are not here yet, or that are wanted anew. One for this point that does not open is none: another may bring
@@ -119,31 +173,37 @@ impl Writing<'_> {
     }
 }
 
-/// What to make of a good record, given what is here. Its manifests are all by the central its head names.
-fn judge(archive: &Archive, me: NodeId, checked: &Checked) -> Result<Verdict, Fault> {
-    let read = || {
-        let known = archive.head(&checked.head.id)?;
-        Ok((known, archive.is_restored(&checked.head.id)?, archive.last_manifest(&checked.head.id)?))
-    };
-    let (known, is_restored, ours) = read().map_err(|error: archive::Error| broken(&error))?;
-    let Some(known) = known else { return Ok(Verdict { is_lost: true, takes_head: true }) };
-    if known.state == State::Open {
-        return Err(Fault::Running);
+/// How far what is here is known to be of a session of ours. What did not come by recovery is, for we were in it.
+pub(super) fn tie(archive: &Archive, us: &BTreeSet<NodeId>, head: &Head) -> Result<Tie, archive::Error> {
+    let session = head.id;
+    let chaired = us.contains(&head.central) && archive.has_journal(&session)?;
+    if chaired || !archive.is_restored(&session)? {
+        return Ok(Tie::Central);
     }
-    let head = &checked.head;
-    let (ours, theirs) = (ours.map(|last| last.content().n), checked.manifests.last().map(|last| last.content().n));
-    let settled = !is_restored || ours.is_some();
-    // A point that was away in the end has an older head, and is as honest.
-    let fits = head.continues(&known) || known.continues(head);
-    if !fits && (settled || theirs.is_none()) {
-        return Err(Fault::Wrong("another head than the one that is known here".into()));
+    let stored = archive.manifests(&session)?;
+    let mut segments = Vec::new();
+    for node in us {
+        let Some(number) = head.number(node) else { continue };
+        segments.extend(
+            parse(archive.segments(&session, number, 0, 1)?, &session)?.into_iter().map(|first| (*node, first)),
+        );
     }
-    let takes_head = match theirs {
-        Some(_) => theirs >= ours,
-        None => !settled && head.epochs.len() > known.epochs.len(),
+    let here = Checked {
+        head: head.clone(),
+        manifests: parse(stored.manifests, &session)?,
+        countersigned: parse(stored.countersigned, &session)?,
+        journal: Vec::new(),
+        segments,
+        wraps: BTreeMap::new(),
+        receipts: archive.receipts(&session)?.into_iter().map(|received| received.receipt).collect(),
+        is_whole: false,
     };
-    let is_lost = is_behind(archive, me, checked).map_err(|error| broken(&error))?;
-    Ok(Verdict { is_lost, takes_head })
+    Ok(here.tie(us))
+}
+
+fn parse<T: Content>(records: Vec<Bytes>, session: &SessionId) -> Result<Vec<Signed<T>>, archive::Error> {
+    let parsed = records.into_iter().map(Signed::parse).collect::<Result<_, _>>();
+    parsed.map_err(|_| archive::Error::Unreadable(format!("record of session {session}")))
 }
 
 /// Whether others know more of what this node signed in a session than is here. What others signed meanwhile is no loss of ours.

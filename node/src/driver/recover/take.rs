@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use store::archive::{self, Archive};
-use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId};
+use store::id::{GroupId, NodeId, SessionId, TrackId};
 use store::inventory::Have;
 use store::keys::WrapKey;
 use store::manifest::Countersignature;
-use store::recover::{self, Given, Listed, Scope, Wanted};
+use store::recover::{self, Given, Listed, Scope, Tie, Wanted};
 use store::segment::Segment;
 use store::session::{Head, State};
 use store::signed::Signed;
 use store::verify::sentence;
 use tokio::task::spawn_blocking;
 
-use super::put::Writing;
-use crate::engine::recover::{Came, SESSIONS_MAX};
+use super::put::{self, Writing};
+use crate::engine::recover::{Came, Proof, SESSIONS_MAX};
 use crate::engine::replica::pull::Groups;
 use crate::engine::rights::{self, Deed, Members, Tracks, Who, may};
 use crate::mesh::Mesh;
@@ -50,14 +50,28 @@ pub(super) enum Fault {
     Refused(String),
     /// What came is false.
     Wrong(String),
-    /// The session is not over.
+    /// The session runs here.
     Running,
+    /// Whoever was asked says that the session is not over.
+    Open,
+    /// Less is signed by us in it than was asked for.
+    Foreign,
+    /// What is here of the session and what came have different centrals, and nothing that we signed says which is right.
+    Disputed,
+}
+
+/// A session whose record is here already.
+struct Here {
+    head: Head,
+    /// How far that is known to be a session of ours.
+    tie: Tie,
+    wanted: Wanted,
 }
 
 impl Asking {
-    fn writing(&self) -> Writing<'_> {
+    fn writing<'a>(&'a self, us: &'a BTreeSet<NodeId>) -> Writing<'a> {
         let Asking { vault, members, me, wrap, anew, mesh: _ } = self;
-        Writing { vault, members, me: *me, wrap, anew: *anew }
+        Writing { vault, members, me: *me, us, wrap, anew: *anew }
     }
 
     /// Everything somebody knows of our sessions.
@@ -95,17 +109,31 @@ impl Asking {
     }
 
     /// A session's record, looked at and stored.
-    pub(super) async fn record(self, session: SessionId, node: NodeId, manifest: Option<u32>) -> Came {
-        match self.try_record(session, node, manifest).await {
-            Ok((true, wanted)) => Came::Whole(wanted),
-            Ok((false, wanted)) => Came::Part(wanted),
+    pub(super) async fn record(self, session: SessionId, node: NodeId, manifest: Option<u32>, proof: Proof) -> Came {
+        let point = node.short();
+        match self.try_record(session, node, manifest, proof).await {
+            Ok(came) => came,
             Err(Fault::Running) => Came::Running,
+            Err(Fault::Open) => Came::Open,
+            Err(Fault::Foreign) => {
+                tracing::debug!(%session, point, "a point names a session in which it shows nothing that we signed");
+                Came::Foreign
+            }
+            Err(Fault::Disputed) => {
+                tracing::error!(
+                    %session,
+                    point,
+                    "points say different things of who chaired this session: `diemcau archive recover --session` with \
+                     `--from` takes it from one that was there"
+                );
+                Came::Disputed
+            }
             Err(Fault::Wrong(what)) => {
-                tracing::error!(%session, point = %node.short(), what, "a point gave a false record; it is not asked again");
+                tracing::error!(%session, point, what, "a point gave a false record; it is not asked again");
                 Came::Wrong
             }
             Err(Fault::Broken(why) | Fault::Refused(why)) => {
-                tracing::warn!(%session, point = %node.short(), why, "a record did not come");
+                tracing::warn!(%session, point, why, "a record did not come");
                 Came::Nothing
             }
         }
@@ -116,34 +144,45 @@ impl Asking {
         session: SessionId,
         node: NodeId,
         manifest: Option<u32>,
-    ) -> Result<(bool, Wanted), Fault> {
+        proof: Proof,
+    ) -> Result<Came, Fault> {
         let asking = self.clone();
         let here = match self.anew {
             true => None,
             false => blocking(move || asking.here(session, manifest)).await?,
         };
-        if let Some(wanted) = here {
-            return Ok((true, wanted));
-        }
-        let given = self.given(session, node).await?;
-        let (asking, us) = (self.clone(), self.members.with_before(&self.me));
-        blocking(move || {
-            let head = Head::decode(&given.head).map_err(|error| Fault::Wrong(sentence(&error)))?;
-            if head.state == State::Open && !us.contains(&head.central) {
-                return Err(Fault::Running);
+        let mut left = RECORD_MAX;
+        let head = match here {
+            Some(Here { wanted, tie: Tie::Central, .. }) => return Ok(Came::Whole(wanted)),
+            Some(Here { wanted, head: known, .. }) => {
+                let head = self.head(session, node, &mut left).await?;
+                if Head::decode(&head).is_ok_and(|head| head.central == known.central) {
+                    return Ok(Came::Part(wanted));
+                }
+                head
             }
+            None => self.head(session, node, &mut left).await?,
+        };
+        let given = self.given(session, node, head, proof, left).await?;
+        let asking = self.clone();
+        blocking(move || {
+            let us = asking.members.with_before(&asking.me);
             let checked = recover::check(session, given, |node| asking.members.knew(node)).map_err(Fault::Wrong)?;
-            let is_whole = checked.is_whole;
-            asking.writing().put(checked)?;
+            let (is_whole, tie) = (checked.is_whole, checked.tie(&us));
+            asking.writing(&us).put(checked)?;
             let (wanted, _) = plan(asking.vault.archive(), &Us::of(&asking.members, asking.me), session)
                 .map_err(|error| broken(&error))?;
-            Ok((is_whole, wanted))
+            Ok(match tie {
+                Tie::Central if is_whole => Came::Whole(wanted),
+                Tie::Central | Tie::Session => Came::Part(wanted),
+                Tie::Nothing => Came::Bare(wanted),
+            })
         })
         .await
     }
 
-    /// What is missing of a session whose record is here already, up to that manifest at least.
-    fn here(&self, session: SessionId, manifest: Option<u32>) -> Result<Option<Wanted>, Fault> {
+    /// What is here of a session whose record is here already, up to that manifest at least.
+    fn here(&self, session: SessionId, manifest: Option<u32>) -> Result<Option<Here>, Fault> {
         let archive = self.vault.archive();
         let read = || {
             let Some(head) = archive.head(&session)? else { return Ok(None) };
@@ -152,37 +191,73 @@ impl Asking {
             }
             let Some(last) = archive.last_manifest(&session)? else { return Ok(None) };
             let is_new = manifest.is_some_and(|manifest| manifest > last.content().n);
-            match !is_new && recover::has_record(&archive.draw_manifest(&head, 0)?, last.content()) {
-                true => plan(archive, &Us::of(&self.members, self.me), session).map(|(wanted, _)| Some(Some(wanted))),
-                false => Ok(None),
+            if is_new || !recover::has_record(&archive.draw_manifest(&head, 0)?, last.content()) {
+                return Ok(None);
             }
+            let us = Us::of(&self.members, self.me);
+            let (wanted, _) = plan(archive, &us, session)?;
+            let tie = put::tie(archive, &us.nodes, &head)?;
+            Ok(Some(Some(Here { head, tie, wanted })))
         };
         match read().map_err(|error: archive::Error| broken(&error))? {
-            Some(Some(wanted)) => Ok(Some(wanted)),
+            Some(Some(here)) => Ok(Some(here)),
             Some(None) => Err(Fault::Running),
             None => Ok(None),
         }
     }
 
-    /// What somebody gives of a record, as it comes. A part that is refused is one it has not got, or we have no right to.
-    async fn given(&self, session: SessionId, node: NodeId) -> Result<Given, Fault> {
-        let mut left = RECORD_MAX;
-        let head = self.run(session, node, Part::Of(Record::Head), &mut left).await?;
-        let points: Vec<PointNumber> = Head::decode(&head)
-            .map_err(|error| Fault::Wrong(sentence(&error)))?
-            .points
-            .iter()
-            .map(|member| member.number)
-            .collect();
+    /// The head that somebody gives, if the session is over for him or was ours.
+    async fn head(&self, session: SessionId, node: NodeId, left: &mut u64) -> Result<Vec<u8>, Fault> {
+        let bytes = self.run(session, node, Part::Of(Record::Head), left).await?;
+        let head = Head::decode(&bytes).map_err(|error| Fault::Wrong(sentence(&error)))?;
+        match head.state {
+            State::Open if !self.members.with_before(&self.me).contains(&head.central) => Err(Fault::Open),
+            State::Open | State::Ended => Ok(bytes),
+        }
+    }
+
+    /// What somebody gives of a record, as it comes. A part that is refused is one it has not got, or we have no right to. First
+    /// comes what we signed in it: if that is not enough, nothing more is asked for.
+    async fn given(
+        &self,
+        session: SessionId,
+        node: NodeId,
+        head: Vec<u8>,
+        proof: Proof,
+        mut left: u64,
+    ) -> Result<Given, Fault> {
+        let us = self.members.with_before(&self.me);
+        let Head { points, central, .. } = Head::decode(&head).map_err(|error| Fault::Wrong(sentence(&error)))?;
         let mut given = Given { head: head.into(), ..Given::default() };
         given.manifests = self.records(session, node, Part::Of(Record::Manifests), &mut left).await?;
-        given.journal = self.records(session, node, Part::Of(Record::Journal), &mut left).await?;
-        for point in points {
-            let records = self.records(session, node, Part::Of(Record::Segments(point)), &mut left).await?;
-            given.segments.insert(point, records);
-        }
         given.countersigned = self.records(session, node, Part::Of(Record::Countersigned), &mut left).await?;
         given.receipts = self.records(session, node, Part::Receipts, &mut left).await?;
+        let (ours, others): (Vec<_>, Vec<_>) = points.into_iter().partition(|member| us.contains(&member.node));
+        let chaired = us.contains(&central);
+        if chaired {
+            given.journal = self.records(session, node, Part::Of(Record::Journal), &mut left).await?;
+        }
+        for member in ours {
+            let records = self.records(session, node, Part::Of(Record::Segments(member.number)), &mut left).await?;
+            given.segments.insert(member.number, records);
+        }
+        let (part, members) = (given.clone(), self.members.clone());
+        let tie = blocking(move || {
+            let checked = recover::check(session, part, |node| members.knew(node)).map_err(Fault::Wrong)?;
+            Ok(checked.tie(&us))
+        });
+        match (tie.await?, proof) {
+            (Tie::Nothing, Proof::Signed) => return Err(Fault::Foreign),
+            (Tie::Nothing, Proof::Chaired) if !chaired => return Err(Fault::Foreign),
+            (Tie::Nothing | Tie::Session | Tie::Central, _) => {}
+        }
+        if !chaired {
+            given.journal = self.records(session, node, Part::Of(Record::Journal), &mut left).await?;
+        }
+        for member in others {
+            let records = self.records(session, node, Part::Of(Record::Segments(member.number)), &mut left).await?;
+            given.segments.insert(member.number, records);
+        }
         let run = match self.run(session, node, Part::Of(Record::Wraps), &mut left).await {
             Err(Fault::Refused(_)) => Vec::new(),
             run => run?,
@@ -261,7 +336,7 @@ impl Asking {
     pub(in crate::driver) async fn own_segments(&self, session: SessionId) -> Result<usize, String> {
         let said = |fault| match fault {
             Fault::Broken(why) | Fault::Refused(why) | Fault::Wrong(why) => why,
-            Fault::Running => "the session is not over".to_owned(),
+            Fault::Running | Fault::Open | Fault::Foreign | Fault::Disputed => "that is no record".to_owned(),
         };
         let head = self.vault.archive().head(&session).map_err(|error| sentence(&error))?;
         let head = head.ok_or("that session is not here")?;

@@ -44,6 +44,8 @@ struct Other {
     /// Its groups are.
     forges: bool,
     silent: bool,
+    /// What comes of asking it for any record.
+    says: Option<Came>,
 }
 
 /// A node that lost everything, with its disk, and the others.
@@ -58,6 +60,7 @@ struct Bench {
     /// Everything that was wanted, in order.
     log: Vec<Output>,
     done: Vec<bool>,
+    heard: BTreeSet<NodeId>,
 }
 
 impl Bench {
@@ -71,6 +74,7 @@ impl Bench {
             kept: BTreeMap::new(),
             log: Vec::new(),
             done: Vec::new(),
+            heard: BTreeSet::new(),
         }
     }
 
@@ -138,6 +142,7 @@ impl Bench {
             Output::Record { session, node, .. } => {
                 let other = &self.others[&node];
                 let end = match other.sessions.get(&session).filter(|_| !other.boasts) {
+                    _ if other.says.is_some() => other.says.clone().expect("just seen"),
                     _ if other.lies => Came::Wrong,
                     None => Came::Nothing,
                     Some(holds) => match holds.manifest {
@@ -174,8 +179,9 @@ impl Bench {
                 let whole = kept.without(self.here.get(&session).unwrap_or(&empty)).is_empty();
                 Input::Finished { session, whole }
             }
-            Output::Done { whole } => {
+            Output::Done { whole, heard } => {
                 self.done.push(whole);
+                self.heard = heard;
                 return None;
             }
         })
@@ -379,4 +385,102 @@ fn a_new_wish_drops_the_one_before_and_keeps_what_is_here() {
     bench.wait(GRACE);
     assert_eq!((bench.done.as_slice(), bench.here[&session(1)].len()), (&[false, true][..], GROUPS));
     assert_eq!(bench.course.view().fetched_bytes, 200, "only what was missing");
+}
+
+#[test]
+fn whoever_says_that_a_session_runs_is_not_the_last_to_be_asked() {
+    let mut bench = Bench::new();
+    bench.other(1, &[(1, Some(9), 0..=39)]).says = Some(Came::Open);
+    bench.other(2, &[(1, Some(0), 0..=39)]);
+    bench.begin();
+    assert_eq!(bench.records_asked(), [(session(1), id(1)), (session(1), id(2))]);
+    assert_eq!((bench.done.as_slice(), bench.here[&session(1)].len()), (&[true][..], GROUPS));
+
+    let mut bench = Bench::new();
+    bench.other(1, &[(1, Some(9), 0..=39)]).says = Some(Came::Open);
+    bench.begin();
+    assert_eq!((bench.done.as_slice(), bench.course.view().sessions), (&[true][..], 0), "the room joins it");
+    bench.other(2, &[(1, Some(0), 0..=39)]);
+    bench.tell(Input::Up { node: id(2) });
+    assert_eq!(bench.here[&session(1)].len(), GROUPS, "it is over after all");
+}
+
+#[test]
+fn it_is_done_when_all_who_know_something_have_been_heard_and_that_is_said() {
+    let mut bench = Bench::new();
+    bench.other(1, &[(1, Some(0), 0..=39)]);
+    bench.other(2, &[]).silent = true;
+    bench.begin();
+    bench.tell(Input::Down { node: id(2) });
+    assert_eq!((bench.done.as_slice(), bench.heard.clone()), (&[true][..], [id(1)].into()));
+    bench.tell(Input::Down { node: id(1) });
+    bench.others.get_mut(&id(2)).unwrap().silent = false;
+    bench.tell(Input::Up { node: id(2) });
+    assert_eq!((bench.done.len(), bench.heard.clone()), (2, [id(1), id(2)].into()), "one after the other is enough");
+}
+
+#[test]
+fn a_session_in_which_nothing_of_ours_is_signed_is_none_of_ours_until_somebody_shows_it() {
+    let mut bench = Bench::new();
+    bench.other(1, &[(1, Some(9), 0..=39)]).says = Some(Came::Foreign);
+    bench.begin();
+    let view = bench.course.view();
+    assert_eq!((bench.done.as_slice(), view.sessions, view.foreign, view.left), (&[true][..], 0, 1, vec![]));
+    bench.wait(3 * AGAIN);
+    assert_eq!(bench.records_asked().len(), 1, "it is not asked again and again");
+    bench.other(2, &[(1, Some(0), 0..=39)]);
+    bench.tell(Input::Up { node: id(2) });
+    assert_eq!((bench.course.view().foreign, bench.here[&session(1)].len()), (0, GROUPS));
+}
+
+#[test]
+fn few_sessions_of_one_point_are_believed_without_a_signature_of_ours() {
+    let mut bench = Bench::new();
+    let many: Vec<_> = (1..=20).map(|number| (number, None, 0..=39)).collect();
+    bench.other(1, &many).says = Some(Came::Bare(Wanted::default()));
+    bench.begin();
+    let proofs: Vec<_> = bench
+        .log
+        .iter()
+        .filter_map(|output| match output {
+            Output::Record { proof, .. } => Some(*proof),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(proofs.iter().filter(|proof| **proof == Proof::Chaired).count(), BARE_MAX);
+    assert_eq!(proofs.iter().filter(|proof| **proof == Proof::Signed).count(), 20 - BARE_MAX);
+    bench.tell(Input::Begin { only: Some(session(3)), from: BTreeSet::new() });
+    bench.wait(GRACE);
+    let last = bench.log.iter().rfind(|output| matches!(output, Output::Record { .. }));
+    assert!(matches!(last, Some(Output::Record { proof: Proof::Named, .. })), "somebody here knows it: {last:?}");
+}
+
+#[test]
+fn what_points_say_differently_is_left_until_something_decides() {
+    let mut bench = Bench::new();
+    let wanted = bench.wanted(session(1));
+    bench.other(1, &[(1, Some(9), 0..=39)]).says = Some(Came::Part(wanted));
+    bench.other(2, &[(1, Some(0), 0..=39)]).says = Some(Came::Disputed);
+    bench.begin();
+    let view = bench.course.view();
+    assert_eq!((view.left, view.disputed, bench.done.as_slice()), (vec![session(1)], vec![session(1)], &[false][..]));
+    assert!(bench.begun().is_empty(), "no groups before it is known whose they are");
+    bench.tell(Input::Down { node: id(1) });
+    bench.tell(Input::Up { node: id(1) });
+    assert_eq!(bench.course.view().disputed, [session(1)], "to say it again decides nothing");
+    bench.other(3, &[(1, Some(0), 0..=39)]);
+    bench.tell(Input::Up { node: id(3) });
+    assert_eq!((bench.course.view().disputed, bench.here[&session(1)].len()), (vec![], GROUPS));
+}
+
+#[test]
+fn who_comes_later_is_asked_too_if_nothing_that_we_signed_says_whose_a_session_was() {
+    let mut bench = Bench::new();
+    let wanted = bench.wanted(session(1));
+    bench.other(1, &[(1, Some(9), 0..=39)]).says = Some(Came::Part(wanted));
+    bench.begin();
+    assert_eq!(bench.done, [true]);
+    bench.other(2, &[(1, Some(0), 0..=39)]).says = Some(Came::Disputed);
+    bench.tell(Input::Up { node: id(2) });
+    assert_eq!((bench.course.view().disputed, bench.done.as_slice()), (vec![session(1)], &[true, false][..]));
 }

@@ -8,7 +8,7 @@ use store::db::memory::Memory;
 use store::id::{Hash, PointNumber, SessionId};
 use store::journal::{self, EndReason, Entry, Event};
 use store::keys::NodeKey;
-use store::manifest::{ChainEnd, Manifest};
+use store::manifest::{ChainEnd, Countersignature, Manifest};
 use store::recover::{Given, check};
 use store::seal::Suite;
 use store::segment::{Chain, Segment};
@@ -84,12 +84,16 @@ fn record(head: &Head, n: u32, chains: &[Vec<Signed<Segment>>]) -> Given {
         head: head.encode().into(),
         manifests: vec![Signed::new(manifest, &central).bytes().clone()],
         journal: entries.iter().map(|entry| entry.bytes().clone()).collect(),
-        segments: head.points.iter().map(|member| (member.number, of(member.number).map_or(vec![], bytes))).collect(),
+        segments: head
+            .points
+            .iter()
+            .map(|member| (member.number, of(member.number).map_or(vec![], |chain| bytes(chain))))
+            .collect(),
         ..Given::default()
     }
 }
 
-fn bytes(chain: &Vec<Signed<Segment>>) -> Vec<Bytes> {
+fn bytes(chain: &[Signed<Segment>]) -> Vec<Bytes> {
     chain.iter().map(|segment| segment.bytes().clone()).collect()
 }
 
@@ -120,9 +124,13 @@ impl Mine {
     }
 
     fn take(&self, given: Given) -> Result<(), Fault> {
+        self.take_from(given, false)
+    }
+
+    fn take_from(&self, given: Given, anew: bool) -> Result<(), Fault> {
         let checked = check(id(), given, |_| true).expect("nothing in it contradicts itself");
-        let Mine { vault, members, wrap } = self;
-        Writing { vault, members, me: key(ME).id(), wrap, anew: false }.put(checked)
+        let (Mine { vault, members, wrap }, us) = (self, [key(ME).id()].into());
+        Writing { vault, members, me: key(ME).id(), us: &us, wrap, anew }.put(checked)
     }
 
     fn title(&self) -> String {
@@ -149,24 +157,85 @@ impl Mine {
     }
 }
 
+/// The session as it was.
+fn true_record() -> Given {
+    record(&head(CENTRAL, "Định kỳ"), 0, &[segments(ME, 2)])
+}
+
+/// The same with what point 2 really signed, under the liar's head.
+fn forged_record() -> Given {
+    record(&head(LIAR, "Của tôi"), 255, &[segments(ME, 2), segments(LIAR, 1)])
+}
+
+/// With the countersignature of point 2.
+fn countersigned(given: Given) -> Given {
+    let manifest = Signed::<Manifest>::parse(given.manifests[0].clone()).expect("good");
+    let by = Countersignature {
+        session: id(),
+        point: number(ME),
+        n: manifest.content().n,
+        manifest: manifest.hash(),
+        segments: 2,
+        last: segments(ME, 2)[1].hash(),
+        wall_ms: 0,
+    };
+    Given { countersigned: vec![Signed::new(by, &key(ME)).bytes().clone()], ..given }
+}
+
+fn wrong() -> Fault {
+    Fault::Wrong("another head than the one that is known here".into())
+}
+
 #[test]
 fn nobody_makes_himself_central_of_a_session_that_is_here() {
-    let forged = || record(&head(LIAR, "Của tôi"), 255, &[segments(ME, 2), segments(LIAR, 1)]);
-    let refuses = |mine: &Mine| {
+    let refuses = |mine: &Mine, as_what: Fault| {
         let before = mine.all();
-        let refused = mine.take(forged());
-        assert_eq!(refused, Err(Fault::Wrong("another head than the one that is known here".into())));
+        assert_eq!(mine.take(forged_record()), Err(as_what));
         assert_eq!(mine.all(), before, "nothing is written");
     };
-    refuses(&Mine::that_was_there(2));
-    let whole = Mine::that_was_there(2);
-    assert_eq!(whole.take(record(&head(CENTRAL, "Định kỳ"), 0, &[segments(ME, 2)])), Ok(()));
-    assert_eq!(whole.last_manifest(), Some((0, key(CENTRAL).id())));
-    refuses(&whole);
+    let mine = Mine::that_was_there(2);
+    refuses(&mine, wrong());
+    assert_eq!(mine.take(true_record()), Ok(()));
+    assert_eq!(mine.last_manifest(), Some((0, key(CENTRAL).id())));
+    refuses(&mine, wrong());
+    assert_eq!(mine.take_from(forged_record(), true), Err(wrong()), "whoever is to be believed");
     let restored = Mine::new();
-    assert_eq!(restored.take(record(&head(CENTRAL, "Định kỳ"), 0, &[segments(ME, 2)])), Ok(()));
+    assert_eq!(restored.take(countersigned(true_record())), Ok(()));
     assert_eq!(restored.all(), ("Định kỳ".into(), Some((0, key(CENTRAL).id())), true, 2));
-    refuses(&restored);
+    refuses(&restored, wrong());
+    assert_eq!(restored.take_from(forged_record(), true), Err(wrong()), "we signed whose it was");
+    let unsure = Mine::new();
+    assert_eq!(unsure.take(true_record()), Ok(()));
+    refuses(&unsure, Fault::Disputed);
+}
+
+#[test]
+fn what_a_liar_gave_first_gives_way_to_what_we_signed_and_to_whom_the_operator_names() {
+    let mine = Mine::new();
+    assert_eq!(mine.take(forged_record()), Ok(()), "nothing here says otherwise");
+    let forged = mine.all();
+    assert_eq!(forged, ("Của tôi".into(), Some((255, key(LIAR).id())), true, 2));
+    assert_eq!((mine.take(true_record()), mine.all()), (Err(Fault::Disputed), forged.clone()));
+    assert_eq!(mine.take(countersigned(true_record())), Ok(()));
+    let right = ("Định kỳ".into(), Some((0, key(CENTRAL).id())), true, 2);
+    assert_eq!(mine.all(), right);
+    assert_eq!(mine.archive().segment_chain(&id(), number(LIAR), key(LIAR).id()).expect("readable").len(), 0);
+
+    let mine = Mine::new();
+    assert_eq!(mine.take(forged_record()), Ok(()));
+    assert_eq!((mine.take_from(true_record(), true), mine.all()), (Ok(()), right));
+}
+
+#[test]
+fn of_two_heads_with_one_central_its_manifest_decides() {
+    let mut other = head(CENTRAL, "Định kỳ");
+    other.points.pop();
+    let unsigned = || Given { head: other.encode().into(), ..Given::default() };
+    let mine = Mine::new();
+    assert_eq!(mine.take(unsigned()), Ok(()));
+    assert_eq!(mine.take(true_record()), Ok(()));
+    assert_eq!(mine.archive().head(&id()), Ok(Some(head(CENTRAL, "Định kỳ"))));
+    assert_eq!(mine.take(unsigned()), Err(wrong()));
 }
 
 #[test]
