@@ -33,6 +33,8 @@ pub const GRACE: Duration = Duration::from_secs(5);
 const COPYING_MAX: usize = 2;
 /// Sessions looked for: more than any office held. What somebody names beyond them is not looked at.
 pub const SESSIONS_MAX: usize = 65_536;
+/// Sessions among them that one point alone can bring in. Without it whoever answers first could leave no room for what others know.
+const SHARE_MAX: usize = SESSIONS_MAX / 16;
 /// Sessions of one point that are believed though nothing of ours is signed in them: a central that burns with its records leaves
 /// one behind, or the few that it had left open.
 const BARE_MAX: usize = 8;
@@ -145,8 +147,10 @@ pub enum Came {
     Foreign,
     /// Another says that somebody else chaired it, and nothing that we signed says who is right. Nothing of it is on the disk.
     Disputed,
-    /// Nothing: the line failed, it was refused, or this node's disk did not take it.
+    /// It was not given.
     Nothing,
+    /// The line failed, or this node's disk.
+    Silent,
     /// Something false.
     Wrong,
 }
@@ -265,8 +269,12 @@ pub struct Recover {
     lists: BTreeMap<NodeId, List>,
     /// Who ever said what it knows.
     heard: BTreeSet<NodeId>,
+    /// Sessions that each named before anybody else.
+    brought: BTreeMap<NodeId, usize>,
     /// Records in a row that each named and did not give.
     empty: BTreeMap<NodeId, u32>,
+    /// Whose last record brought nothing, for whatever reason. Others come first.
+    poor: BTreeSet<NodeId>,
     /// Sessions that are believed without a signature of ours, by who gave them.
     bare: BTreeMap<NodeId, BTreeSet<SessionId>>,
     wrong: BTreeSet<NodeId>,
@@ -344,7 +352,9 @@ impl Recover {
             wish: None,
             lists: BTreeMap::new(),
             heard: BTreeSet::new(),
+            brought: BTreeMap::new(),
             empty: BTreeMap::new(),
+            poor: BTreeSet::new(),
             bare: BTreeMap::new(),
             wrong: BTreeSet::new(),
             sessions: BTreeMap::new(),
@@ -362,6 +372,9 @@ impl Recover {
             Input::Begin { only, from } => self.begin(now, only, from),
             Input::Up { node } => {
                 self.up.insert(node);
+                // It may be on a better line now, or have a disk that works.
+                self.empty.remove(&node);
+                self.poor.remove(&node);
                 self.pulls.handle(now, pull::Input::Up { node });
             }
             Input::Down { node } => {
@@ -471,7 +484,9 @@ impl Recover {
         self.wish = Some(Wish { only, from, since: now });
         self.lists.clear();
         self.heard.clear();
+        self.brought.clear();
         self.empty.clear();
+        self.poor.clear();
         self.bare.clear();
         self.wrong.clear();
         (self.recording, self.fetched_bytes, self.settled, self.idle) = (None, 0, false, false);
@@ -488,9 +503,14 @@ impl Recover {
         self.lists.insert(node, List::Known);
         self.heard.insert(node);
         let only = self.wish.as_ref().and_then(|wish| wish.only);
-        for known in sessions.into_iter().filter(|known| only.is_none_or(|only| only == known.session)) {
-            if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&known.session) {
-                continue;
+        let brought = self.brought.entry(node).or_default();
+        // The newest first, as far as its share goes.
+        for known in sessions.into_iter().rev().filter(|known| only.is_none_or(|only| only == known.session)) {
+            if !self.sessions.contains_key(&known.session) {
+                if self.sessions.len() >= SESSIONS_MAX || *brought >= SHARE_MAX {
+                    continue;
+                }
+                *brought += 1;
             }
             let session = self.sessions.entry(known.session).or_insert_with(Session::new);
             let best = session.from.values().map(|known| known.record).max().flatten();
@@ -524,10 +544,17 @@ impl Recover {
         let Some(known) = self.sessions.get_mut(&session) else { return };
         known.tried.insert(node);
         match &end {
-            Came::Whole(_) | Came::Part(_) | Came::Bare(_) => drop(self.empty.remove(&node)),
-            Came::Nothing => *self.empty.entry(node).or_default() += 1,
+            Came::Whole(_) | Came::Part(_) | Came::Bare(_) => {
+                self.empty.remove(&node);
+                self.poor.remove(&node);
+            }
+            Came::Nothing => {
+                *self.empty.entry(node).or_default() += 1;
+                self.poor.insert(node);
+            }
+            Came::Open | Came::Foreign | Came::Silent => drop(self.poor.insert(node)),
             Came::Wrong => drop(self.wrong.insert(node)),
-            Came::Open | Came::Foreign | Came::Running | Came::Disputed => {}
+            Came::Running | Came::Disputed => {}
         }
         match end {
             Came::Whole(wanted) => {
@@ -543,7 +570,7 @@ impl Recover {
             Came::Open => drop(known.open.insert(node)),
             Came::Foreign => drop(known.foreign.insert(node)),
             Came::Disputed => known.disputed = true,
-            Came::Nothing | Came::Wrong => {}
+            Came::Nothing | Came::Silent | Came::Wrong => {}
         }
     }
 
@@ -584,7 +611,8 @@ impl Recover {
         if self.recording.is_none() {
             self.next_record(now);
         }
-        if self.recording.is_none() {
+        // Who brings nothing must not keep from the groups what others brought.
+        if self.recording.is_none_or(|(_, node)| self.poor.contains(&node)) {
             self.feed(now);
         }
         self.drain(now);
@@ -604,18 +632,26 @@ impl Recover {
         }
     }
 
-    /// Begins the next record, of the newest session that has one to ask for; those that have none go on without.
+    /// Begins the next record, of the newest session that has one to ask for; those that have none go on without. Whose last
+    /// record brought nothing is asked when nobody else is left to ask, and first for sessions that are ours for certain.
     fn next_record(&mut self, now: Instant) {
         let good: BTreeSet<NodeId> = self.up.iter().filter(|node| self.is_good(node)).copied().collect();
-        let mut next = None;
+        let mut next: Option<(SessionId, NodeId, Option<u32>)> = None;
+        let mut highest = (false, false);
         for (&id, session) in self.sessions.iter_mut().rev().filter(|(_, session)| session.stage == Stage::Record) {
             let fit = |(node, _): &(&NodeId, &Known)| good.contains(*node) && !session.tried.contains(*node);
-            let best = session.from.iter().filter(fit).max_by_key(|(_, known)| (known.record, known.whole));
-            if let Some((&node, known)) = best {
-                next = Some((id, node, known.record));
+            let key = |(node, known): &(&NodeId, &Known)| (!self.poor.contains(*node), known.record, known.whole);
+            let Some((&node, known)) = session.from.iter().filter(fit).max_by_key(key) else {
+                session.stage = session.unasked(now);
+                continue;
+            };
+            let rank = (!self.poor.contains(&node), session.learnt);
+            if next.is_none() || rank > highest {
+                (next, highest) = (Some((id, node, known.record)), rank);
+            }
+            if rank.0 {
                 break;
             }
-            session.stage = session.unasked(now);
         }
         let Some((session, node, manifest)) = next else { return };
         let bare = self.bare.get(&node);

@@ -132,9 +132,13 @@ impl Asking {
                 tracing::error!(%session, point, what, "a point gave a false record; it is not asked again");
                 Came::Wrong
             }
-            Err(Fault::Broken(why) | Fault::Refused(why)) => {
-                tracing::warn!(%session, point, why, "a record did not come");
+            Err(Fault::Refused(why)) => {
+                tracing::warn!(%session, point, why, "a record was not given");
                 Came::Nothing
+            }
+            Err(Fault::Broken(why)) => {
+                tracing::warn!(%session, point, why, "a record did not come");
+                Came::Silent
             }
         }
     }

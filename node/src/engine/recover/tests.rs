@@ -484,3 +484,40 @@ fn who_comes_later_is_asked_too_if_nothing_that_we_signed_says_whose_a_session_w
     bench.tell(Input::Up { node: id(2) });
     assert_eq!((bench.course.view().disputed, bench.done.as_slice()), (vec![session(1)], &[true, false][..]));
 }
+
+#[test]
+fn who_brings_nothing_is_asked_last_and_keeps_no_groups_waiting() {
+    let mut bench = Bench::new();
+    let many: Vec<_> = (100..200).map(|number| (number, Some(5), 0..=39)).collect();
+    bench.other(1, &many).says = Some(Came::Silent);
+    bench.other(2, &[(1, Some(0), 0..=39), (2, Some(0), 0..=39)]);
+    bench.begin();
+    let asked = bench.records_asked();
+    assert_eq!(asked.iter().filter(|(_, node)| *node == id(1)).count(), 100, "a line that failed is no lie");
+    assert!(asked[1..3].iter().all(|(_, node)| *node == id(2)), "{:?}", &asked[..4]);
+    let at = |wanted: &dyn Fn(&Output) -> bool| bench.log.iter().rposition(wanted).unwrap();
+    let copied = at(&|output| matches!(output, Output::Finish { .. }));
+    let junk = at(&|output| matches!(output, Output::Record { node, .. } if *node == id(1)));
+    assert!(copied < junk, "what others brought is whole before");
+}
+
+#[test]
+fn one_point_cannot_leave_the_others_no_room_and_is_asked_again_when_it_comes_back() {
+    let mut bench = Bench::new();
+    let junk: Vec<_> = (1_000..2 * SESSIONS_MAX as u64).map(|number| (number, Some(5), 0..=0)).collect();
+    bench.other(1, &junk).boasts = true;
+    bench.other(2, &[(1, Some(0), 0..=39)]);
+    bench.begin();
+    assert_eq!(bench.course.sessions.len(), SHARE_MAX + 1);
+    assert_eq!(bench.here[&session(1)].len(), GROUPS);
+    for _ in 0..3 {
+        bench.tell(Input::Down { node: id(1) });
+        bench.tell(Input::Up { node: id(1) });
+    }
+    assert_eq!(bench.course.sessions.len(), SHARE_MAX + 1, "its share is the same however often it comes");
+    bench.other(1, &[(2, Some(0), 0..=39)]);
+    bench.course.brought.clear();
+    bench.tell(Input::Down { node: id(1) });
+    bench.tell(Input::Up { node: id(1) });
+    assert_eq!(bench.here[&session(2)].len(), GROUPS, "it was mended meanwhile");
+}
