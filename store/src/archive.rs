@@ -331,6 +331,16 @@ impl Archive {
     /// Stores groups in one synced batch and gives how many were new. Storing a group again does nothing. If one of
     /// them differs from what is stored under its name, nothing of the batch is stored and the error names it.
     pub fn put_groups(&self, records: &[Record]) -> Result<usize, Error> {
+        self.put_all(records, false)
+    }
+
+    /// The same over whatever is stored under their names: for groups that were compared with what their points signed, in a session of
+    /// which others gave something else before.
+    pub fn put_groups_over(&self, records: &[Record]) -> Result<usize, Error> {
+        self.put_all(records, true)
+    }
+
+    fn put_all(&self, records: &[Record], over: bool) -> Result<usize, Error> {
         let mut writing = self.write()?;
         let mut batch = Batch::new();
         let mut pages: BTreeMap<(SessionId, TrackId, u32), Page> = BTreeMap::new();
@@ -343,8 +353,8 @@ impl Archive {
             };
             match known {
                 Some(hash) if hash == record.hash() => continue,
-                Some(_) => return Err(Error::Conflict(id)),
-                None => fresh.insert(id, record.hash()),
+                Some(_) if !over => return Err(Error::Conflict(id)),
+                Some(_) | None => fresh.insert(id, record.hash()),
             };
             put_group(&mut batch, record);
             let (number, place) = Page::place(id.seq);

@@ -266,7 +266,13 @@ impl Driver {
                 Ok(records) => {
                     let came: Vec<_> =
                         records.iter().map(|record| (record.header().seq, record.bytes().len() as u64)).collect();
-                    let written = spawn_blocking(move || vault.run(move |archive| archive.put_groups(&records))).await;
+                    let session = id.session;
+                    // What its point signed counts more than what others gave of it before.
+                    let write = move |archive: &Archive| match archive.is_restored(&session)? {
+                        true => archive.put_groups_over(&records),
+                        false => archive.put_groups(&records),
+                    };
+                    let written = spawn_blocking(move || vault.run(write)).await;
                     match written {
                         Ok(Ok(Ok(_))) => {
                             for (seq, len) in came {

@@ -144,6 +144,18 @@ fn another_group_under_the_same_name_is_refused_and_nothing_of_its_batch_stored(
     });
 }
 
+#[test]
+fn a_group_gives_way_where_it_is_said_and_is_counted_once() {
+    on_both(|archive| {
+        archive.put_groups(&[group(0)]).unwrap();
+        let signed = record(session(1), track(3, MAIN), 0, 60_000);
+        assert_eq!(archive.put_groups_over(&[signed.clone(), group(1)]), Ok(2));
+        assert_eq!(archive.get(&signed.id()), Ok(signed));
+        assert_eq!(archive.totals(&session(1)).unwrap()[&track(3, MAIN)].groups, 2);
+        assert_eq!(archive.have(&session(1), track(3, MAIN)).unwrap().len(), 2);
+    });
+}
+
 fn head(byte: u8) -> Head {
     let member =
         Member { number: PointNumber::new(0).unwrap(), node: NodeId::from_bytes([1; 32]), name: "Trung tâm".into() };
