@@ -133,11 +133,10 @@ pub(super) fn piece(
     let (part, at) = what;
     let own = || members.with_before(from).iter().any(|node| head.number(node) == number_of(part));
     let open = match part {
-        Part::Of(Record::Head | Record::Manifests) => true,
+        // By its countersignature a point knows again whose session it was.
+        Part::Of(Record::Head | Record::Manifests | Record::Countersigned) => true,
         Part::Of(Record::Segments(_)) => entitled.all || own(),
-        Part::Of(Record::Journal | Record::Countersigned | Record::Wraps | Record::Have(_)) | Part::Receipts => {
-            entitled.all
-        }
+        Part::Of(Record::Journal | Record::Wraps | Record::Have(_)) | Part::Receipts => entitled.all,
     };
     if !open {
         return Ok(Message::refused("this point may have back what it signed itself, and no more"));
