@@ -5,12 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use node::identity::roster;
 use serde_json::{Value, json};
 use store::archive::Archive;
 use store::id::{Hash, SessionId};
+use store::journal::{Entry, Event};
 use store::keys::{NodeKey, WrapKey};
 use store::roster::{Membership, Revoked, Roster};
+use store::segment::Segment;
 use store::shares::split;
 use store::signed::Signed;
 use tests::office::{Kept, Point, SOON, alone, entry, init};
@@ -18,6 +21,8 @@ use tests::program::{Call, Folder, until};
 
 /// A manifest is signed, offered, fetched and signed for.
 const COPIED_WITHIN: Duration = Duration::from_secs(90);
+/// A point signs at its start and every half minute, and tries again as often.
+const SIGNED_WITHIN: Duration = Duration::from_secs(90);
 /// A recovery of some megabytes on a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(120);
 
@@ -303,4 +308,52 @@ fn a_new_machine_in_a_dead_ones_place_opens_what_comes_back_with_the_shares() {
     let log = Call::new(["log", "access", "--json"]).data(&mesh.points[1].data).run().succeeded();
     assert!(log.stdout.contains("copy"), "who took what stands in the log: {log}");
     mesh.stop();
+}
+
+/// What this archive has of a point's signed segments.
+fn signed_by(data: &Path, session: &SessionId, name: &str) -> Vec<Bytes> {
+    let Ok(archive) = Archive::open_read_only(&data.join("archive")) else { return Vec::new() };
+    let head = archive.head(session).ok().flatten();
+    let number =
+        head.and_then(|head| head.points.iter().find(|member| member.name == name).map(|member| member.number));
+    number.map_or(Vec::new(), |number| archive.segments(session, number, 0, usize::MAX).unwrap_or_default())
+}
+
+#[test]
+fn a_point_whose_archive_burns_while_a_session_runs_takes_back_what_it_signed_before_it_signs_again() {
+    let _machine = alone();
+    let mut mesh = Mesh::new(&["Trung tâm", "Xã Kim Thành"]);
+    mesh.run(&[]);
+    let session = mesh.session(16);
+    let (id, central, name) =
+        (session.parse::<SessionId>().expect("an id"), mesh.points[0].data.clone(), mesh.points[1].name.clone());
+    let signed = || signed_by(&central, &id, &name);
+    // A node that starts signs at once what the run before recorded.
+    mesh.points[1].kill();
+    mesh.run_one(1, &[]);
+    until("central has what the point signed", SIGNED_WITHIN, || (!signed().is_empty()).then_some(()));
+    mesh.points[0].wait_for_all(&session);
+    mesh.points[0].wait_for_groups(16);
+    mesh.points[1].kill();
+    fs::remove_dir_all(mesh.points[1].data.join("archive")).expect("an archive");
+    let before = signed();
+    mesh.run_one(1, &[]);
+    mesh.points[0].wait_for_all(&session);
+    until("its own segments are here again", SIGNED_WITHIN, || {
+        mesh.points[1].log().contains("what this point had signed is here again").then_some(())
+    });
+    assert_eq!(signed_by(&mesh.points[1].data, &id, &name)[..before.len()], before[..]);
+    mesh.points[0].wait_for_groups(16);
+    mesh.points[0].end_session();
+    let closed =
+        |segment: &Bytes| Signed::<Segment>::parse(segment.clone()).is_ok_and(|segment| segment.content().last);
+    until("the point has signed its last", SIGNED_WITHIN, || signed().last().is_some_and(closed).then_some(()));
+    let after = signed();
+    assert!(after.len() > before.len() && after[..before.len()] == before[..], "it went on where it was");
+    mesh.stop();
+    let archive = Archive::open_read_only(&central.join("archive")).expect("an archive");
+    for entry in archive.journal(&id, 0).expect("readable") {
+        let entry = Signed::<Entry>::parse(entry).expect("good");
+        assert!(!matches!(entry.content().event, Event::Forked { .. }), "{:?}", entry.content());
+    }
 }

@@ -277,3 +277,61 @@ fn missing(
     }
     Ok(missing)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use store::db::memory::Memory;
+    use store::id::PointNumber;
+    use store::keys::NodeKey;
+    use store::seal::Suite;
+    use store::session::{Member, Period};
+
+    use super::*;
+
+    fn key(of: u16) -> NodeKey {
+        NodeKey::from_bytes(&[of as u8; 32])
+    }
+
+    /// A session that 1 chaired and 2 took part in, with a segment of each.
+    fn record() -> Record {
+        let number = |of| PointNumber::new(of).expect("small");
+        let member = |of| Member { number: number(of), node: key(of).id(), name: format!("Xã {of}") };
+        let head = Head {
+            id: SessionId::from_parts(1_700_000_000_000, [1; 10]),
+            title: "Định kỳ".into(),
+            state: State::Ended,
+            central: key(1).id(),
+            points: vec![member(1), member(2)],
+            epochs: vec![Period::first(Hash::NONE)],
+            suite: Suite::default(),
+            started_unix_ms: 1_700_000_000_000,
+            ended_unix_ms: Some(1_700_000_060_000),
+        };
+        let segment = |of| {
+            let mut chain = segment::Chain::new(head.id, number(of), key(of).id());
+            (key(of).id(), chain.append(&key(of), chain.begin(0)).expect("it follows"))
+        };
+        let segments = vec![segment(1), segment(2)];
+        let (manifests, countersigned, journal, wraps) = (vec![], vec![], vec![], BTreeMap::new());
+        Record { head, manifests, countersigned, journal, segments, wraps }
+    }
+
+    #[test]
+    fn a_copy_of_a_session_that_a_point_was_in_and_has_lost_is_marked_and_of_others_it_is_not() {
+        let took = |me: u16, known: bool| {
+            let archive = Archive::over(Arc::<Memory>::default(), Arc::<Memory>::default()).expect("an archive");
+            let record = record();
+            if known {
+                archive.put_head(&record.head).expect("room");
+            }
+            put(&archive, key(me).id(), &record).expect("it is good");
+            let own = archive.segments(&record.head.id, PointNumber::new(2).expect("small"), 0, 9).expect("readable");
+            (archive.is_restored(&record.head.id).expect("readable"), own.len())
+        };
+        assert_eq!(took(2, false), (true, 1), "how far it had signed is for others to say");
+        assert_eq!(took(2, true), (false, 0), "it was there, and knows itself what it signed");
+        assert_eq!(took(7, false), (false, 1), "it only holds it");
+    }
+}
