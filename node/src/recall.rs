@@ -24,6 +24,12 @@ const AFTER_LAST_US: u64 = 2_500_000;
 /// point that leaves numbers out. More would let it use up all there are.
 const USED_MAX: u64 = 350_000;
 
+/// A session that lasts longer is not believed to have begun so long ago: as many days as [`USED_MAX`] has.
+const LASTS_MS_MAX: u64 = 8 * 24 * 3600 * 1000;
+
+/// The clocks of two offices differ by less.
+const CLOCKS_MS_MAX: u64 = 24 * 3600 * 1000;
+
 /// A session as the archive knows it, and, if we are its central, the end of its journal. Numbers are set aside for a
 /// session that goes on here.
 pub fn recall(archive: &Archive, head: Head, me: NodeId) -> Result<(Recalled, Option<Chain>), archive::Error> {
@@ -90,15 +96,34 @@ pub fn own(archive: &Archive, session: &SessionId, number: PointNumber) -> Resul
     Ok(Own { first_seq, unused: Vec::new(), tracks })
 }
 
+/// What [`reserve`] does, for a session that central invites to and of which it says that we used numbers below `used`.
+pub fn join(
+    archive: &Archive,
+    head: &Head,
+    number: PointNumber,
+    used: u64,
+    now_ms: u64,
+) -> Result<Own, archive::Error> {
+    let used = used.min(USED_MAX);
+    if used > 0 && archive.reserved(&head.id)? == 0 && may_have_lost(archive, head, now_ms)? {
+        // What it signed before is lost with it, and must be back before anything is signed.
+        archive.set_owed(&head.id, Some(used))?;
+    }
+    reserve(archive, &head.id, number, used)
+}
+
+/// Whether this archive may have lost what we did in a session that it does not know: not if it is older. Else central could say of any
+/// session that we were in it before, and we would wait for ever for what we never signed.
+fn may_have_lost(archive: &Archive, head: &Head, now_ms: u64) -> Result<bool, archive::Error> {
+    let began_ms = head.started_unix_ms.max(now_ms.saturating_sub(LASTS_MS_MAX));
+    Ok(archive.born()?.is_none_or(|born_ms| born_ms >= began_ms.saturating_sub(CLOCKS_MS_MAX)))
+}
+
 /// The same for a run that begins to publish: numbers are set aside for it, not below `used` if this archive knows of none,
 /// and those an earlier run left are named.
 pub fn reserve(archive: &Archive, session: &SessionId, number: PointNumber, used: u64) -> Result<Own, archive::Error> {
     // An archive that knows the session knows its numbers better than central does.
-    let used = if archive.reserved(session)? == 0 { used.min(USED_MAX) } else { 0 };
-    if used > 0 {
-        // What it signed before is lost with it, and must be back before anything is signed.
-        archive.set_owed(session, true)?;
-    }
+    let used = if archive.reserved(session)? == 0 { used } else { 0 };
     let Range { start, .. } = archive.reserve_seqs(session, used, RESERVE)?;
     let own = own(archive, session, number)?;
     // A group may have been under way when the run before ended; central does not take one it saw begin for unused.
@@ -301,12 +326,50 @@ mod tests {
         assert_eq!(last, Some(&keeper::Input::Told { track, from, to, lost: false }));
     }
 
+    /// A session that began then.
+    fn began(id: u8, started_unix_ms: u64) -> Head {
+        let member = |number, byte| Member {
+            number: point(number),
+            node: NodeKey::from_bytes(&[byte; 32]).id(),
+            name: "Xã".into(),
+        };
+        Head {
+            id: SessionId::from_bytes([id; 16]),
+            title: "Định kỳ".into(),
+            state: State::Open,
+            central: NodeKey::from_bytes(&[1; 32]).id(),
+            points: vec![member(1, 1), member(2, 2)],
+            epochs: vec![Period::first(Hash::NONE)],
+            suite: Suite::default(),
+            started_unix_ms,
+            ended_unix_ms: None,
+        }
+    }
+
     #[test]
     fn a_central_cannot_use_up_the_numbers_of_a_point() {
-        let (archive, session) = (archive(), SessionId::from_bytes);
-        let first = |session, used| reserve(&archive, &session, point(2), used).expect("there are numbers").first_seq;
-        assert_eq!(first(session([3; 16]), 100), 100);
-        assert_eq!(first(session([3; 16]), u64::MAX), 100 + RESERVE, "what the archive knows counts");
-        assert_eq!(first(session([4; 16]), u64::MAX), USED_MAX);
+        let archive = archive();
+        let first = |id, used| join(&archive, &began(id, 1), point(2), used, 1).expect("there are numbers").first_seq;
+        assert_eq!(first(3, 100), 100);
+        assert_eq!(first(3, u64::MAX), 100 + RESERVE, "what the archive knows counts");
+        assert_eq!(first(4, u64::MAX), USED_MAX);
+    }
+
+    #[test]
+    fn a_central_cannot_make_a_point_believe_that_it_lost_something() {
+        let day = 24 * 3600 * 1000;
+        let owed = |born: Option<u64>, started, used, now| {
+            let archive = archive();
+            born.iter().for_each(|born| archive.set_born(*born).expect("a database that works"));
+            join(&archive, &began(3, started), point(2), used, now).expect("there are numbers");
+            archive.owed(&SessionId::from_bytes([3; 16])).expect("readable")
+        };
+        let start = 1_000 * day;
+        assert_eq!(owed(Some(start + 60_000), start, 70, start + 90_000), Some(70), "a new disk in mid-session");
+        assert_eq!(owed(Some(start - day / 2), start, 70, start), Some(70), "a clock that is half a day off");
+        assert_eq!(owed(None, start, 70, start), Some(70), "nobody noted how old it is");
+        assert_eq!(owed(Some(start + 60_000), start, 0, start + 90_000), None, "it was never in it");
+        assert_eq!(owed(Some(start - 2 * day), start, 1, start), None, "it was there all the time and knows better");
+        assert_eq!(owed(Some(start - 10 * day), 1, 1, start), None, "no session is so old");
     }
 }

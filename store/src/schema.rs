@@ -44,7 +44,8 @@ impl Store {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Column {
     /// `meta` — name → value: `schema` → [`VERSION`]; [`RECOVERY_KEY`] → what is being taken back from others; [`RESTORED`], then
-    /// session (16) → nothing: it was taken back; [`OWED`], then session (16) → nothing: our own segments must be.
+    /// session (16) → nothing: it was taken back; [`OWED`], then session (16) → the group number that was used: our own segments
+    /// must be; [`BORN_KEY`] → unix milliseconds (8): when this archive was first written.
     Config,
     /// `meta` — session (16) → [`crate::session::Head`].
     Sessions,
@@ -150,6 +151,9 @@ pub const SCHEMA_KEY: &[u8] = b"schema";
 
 /// Key of what is being taken back from others in [`Column::Config`].
 pub const RECOVERY_KEY: &[u8] = b"recovery";
+
+/// Key of the time from which on this archive knows what happened here, in [`Column::Config`].
+pub const BORN_KEY: &[u8] = b"born";
 
 /// What keys of sessions that were taken back begin with in [`Column::Config`].
 pub const RESTORED: &[u8] = b"restored/";

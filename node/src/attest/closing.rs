@@ -162,7 +162,7 @@ fn try_countersign(
     }
     let point = head.number(&key.id()).ok_or("this point is none of that session")?;
     // What came back may end before what it signed.
-    if archive.is_restored(&session).map_err(said)? || archive.is_owed(&session).map_err(said)? {
+    if archive.is_restored(&session).map_err(said)? || archive.owed(&session).map_err(said)?.is_some() {
         return Err("what this point signed in that session was lost here".into());
     }
     let chain = archive.segment_chain(&session, point, key.id()).map_err(said)?;
@@ -279,7 +279,7 @@ mod tests {
     fn who_lost_what_it_signed_bears_witness_to_nothing() {
         let lost: [fn(&Archive, SessionId); 2] = [
             |archive, session| archive.set_restored(&session).expect("room"),
-            |archive, session| archive.set_owed(&session, true).expect("room"),
+            |archive, session| archive.set_owed(&session, Some(7)).expect("room"),
         ];
         for lose in lost {
             let (archive, head) = point();
@@ -292,8 +292,8 @@ mod tests {
             assert_eq!(archive.manifests(&head.id).expect("readable").manifests.len(), 0);
         }
         let (archive, head) = point();
-        archive.set_owed(&head.id, true).expect("room");
-        archive.set_owed(&head.id, false).expect("room");
+        archive.set_owed(&head.id, Some(7)).expect("room");
+        archive.set_owed(&head.id, None).expect("room");
         assert_eq!(ask(&archive, &head, &manifest(&head, 0, Hash::NONE, 1, 5)), Ok(()), "it is back");
     }
 

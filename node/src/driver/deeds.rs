@@ -109,7 +109,7 @@ impl Driver {
                     // The head last: a session that is listed can be opened.
                     .and_then(|()| archive.put_head(&head))
                     // Once more for a later epoch than needed; numbers there are enough.
-                    .and_then(|()| recall::reserve(archive, &session, number, used))
+                    .and_then(|()| recall::join(archive, &head, number, used, unix_ms()))
                     .map_err(|error| sentence(&error)),
                 Err(error) => Err(sentence(&error)),
             };

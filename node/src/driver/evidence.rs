@@ -67,9 +67,9 @@ impl Driver {
 
     fn sign(&self, session: SessionId, over: bool) {
         let (vault, signer, told) = (self.vault.clone(), self.signer(), self.told_of_evidence.clone());
-        match self.vault.archive().is_owed(&session) {
-            Ok(false) => {}
-            Ok(true) => return self.fetch_own_chain(session),
+        match self.vault.archive().owed(&session) {
+            Ok(None) => {}
+            Ok(Some(_)) => return self.fetch_own_chain(session),
             Err(error) => tracing::error!(%session, %error, "whether our segments are lost cannot be read"),
         }
         spawn_blocking(move || {
@@ -217,9 +217,9 @@ pub(super) fn sign(
     over: bool,
 ) -> Result<Result<Standing, archive::Error>, Closed> {
     vault.run(|_| ())?;
-    match vault.archive().is_owed(&session) {
-        Ok(false) => {}
-        Ok(true) => return Ok(Ok(Standing { len: 0, more: false, closed: false })),
+    match vault.archive().owed(&session) {
+        Ok(None) => {}
+        Ok(Some(_)) => return Ok(Ok(Standing { len: 0, more: false, closed: false })),
         Err(error) => return Ok(Err(error)),
     }
     let gathered = attest::gather(vault.archive(), signer, session, over, unix_ms());

@@ -114,6 +114,14 @@ impl Recovering {
 impl Driver {
     /// Takes up what an earlier run did not finish.
     pub(super) fn recall_recovery(&mut self) {
+        let noted = self.vault.then(|archive| {
+            if let Err(error) = archive.set_born(unix_ms()) {
+                tracing::error!(%error, "since when this archive is in use cannot be written down");
+            }
+        });
+        if noted.is_err() {
+            tracing::debug!("the node is stopping already");
+        }
         let archive = self.vault.archive();
         let found = archive.recovery().and_then(|recovery| Ok((recovery, archive.sessions()?.heads.is_empty())));
         match found {

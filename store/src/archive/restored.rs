@@ -25,6 +25,9 @@ pub struct Recovery {
     pub from: Vec<NodeId>,
 }
 
+/// Version of the values of [`schema::OWED`].
+const OWED_VERSION: u8 = 1;
+
 impl Recovery {
     const VERSION: u8 = 1;
     const LEN_MAX: usize = 1 << 20;
@@ -75,14 +78,37 @@ impl Archive {
         Ok(self.meta.write(batch, Durability::Synced)?)
     }
 
-    /// Marks a session whose beginning this archive has lost: nothing is signed in it before our own segments are back.
-    pub fn set_owed(&self, session: &SessionId, owed: bool) -> Result<(), Error> {
-        self.mark(&[schema::OWED, session.as_bytes()].concat(), owed.then(Vec::new))
+    /// Marks a session whose beginning this archive has lost: nothing is signed in it before our own segments are back. Others say
+    /// that we used group numbers below `used`; `None` when the segments are here.
+    pub fn set_owed(&self, session: &SessionId, used: Option<u64>) -> Result<(), Error> {
+        let value = used.map(|used| cbor::encode_versioned(OWED_VERSION, &used));
+        self.mark(&[schema::OWED, session.as_bytes()].concat(), value)
     }
 
-    /// Whether our own segments of a session must come back first.
-    pub fn is_owed(&self, session: &SessionId) -> Result<bool, Error> {
-        Ok(self.meta.get(Column::Config, &[schema::OWED, session.as_bytes()].concat())?.is_some())
+    /// Up to which number we are said to have used, if our own segments of a session must come back first.
+    pub fn owed(&self, session: &SessionId) -> Result<Option<u64>, Error> {
+        let value = self.meta.get(Column::Config, &[schema::OWED, session.as_bytes()].concat())?;
+        Ok(value.map(|bytes| match bytes.is_empty() {
+            // An older program did not keep it.
+            true => 0,
+            // What cannot be read is owed all the same.
+            false => cbor::decode_versioned(OWED_VERSION, &bytes, 16).unwrap_or(u64::MAX),
+        }))
+    }
+
+    /// Keeps in mind that the archive is in use since `unix_ms` at the latest.
+    pub fn set_born(&self, unix_ms: u64) -> Result<(), Error> {
+        match self.born()? {
+            Some(_) => Ok(()),
+            None => self.mark(schema::BORN_KEY, Some(unix_ms.to_be_bytes().to_vec())),
+        }
+    }
+
+    /// Since when the archive is in use, if that was noted. What happened here after it, and is not in it, did not happen.
+    pub fn born(&self) -> Result<Option<u64>, Error> {
+        let Some(bytes) = self.meta.get(Column::Config, schema::BORN_KEY)? else { return Ok(None) };
+        let bytes: Option<[u8; 8]> = (*bytes).try_into().ok();
+        bytes.map(|bytes| Some(u64::from_be_bytes(bytes))).ok_or_else(|| Error::Unreadable("note of its age".into()))
     }
 
     fn mark(&self, key: &[u8], value: Option<Vec<u8>>) -> Result<(), Error> {
@@ -101,25 +127,82 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::db::memory::Memory;
+    use crate::{
+        db::memory::Memory,
+        id::{Hash, PointNumber},
+        journal::{Chain, Event},
+        keys::NodeKey,
+        seal::Suite,
+        session::{Head, Member, Period, State},
+        signed::Signed,
+    };
+
+    fn session(n: u64) -> SessionId {
+        SessionId::from_parts(n, [1; 10])
+    }
 
     #[test]
     fn what_was_lost_is_remembered_until_it_is_back() {
         let (meta, media) = (Arc::<Memory>::default(), Arc::<Memory>::default());
         let open = || Archive::over(meta.clone(), media.clone()).unwrap();
-        let session = |n| SessionId::from_parts(n, [1; 10]);
         let recovery = Recovery { only: Some(session(1)), from: vec![NodeId::from_bytes([7; 32])] };
         let archive = open();
         assert_eq!(archive.recovery(), Ok(None));
         archive.put_recovery(Some(&recovery)).unwrap();
         archive.set_restored(&session(1)).unwrap();
-        archive.set_owed(&session(2), true).unwrap();
+        archive.set_owed(&session(2), Some(70)).unwrap();
+        archive.set_born(5).unwrap();
+        archive.set_born(9).unwrap();
         let archive = open();
         assert_eq!(archive.recovery(), Ok(Some(recovery)));
         assert_eq!([1, 2].map(|n| archive.is_restored(&session(n)).unwrap()), [true, false]);
-        assert_eq!([1, 2].map(|n| archive.is_owed(&session(n)).unwrap()), [false, true]);
+        assert_eq!([1, 2].map(|n| archive.owed(&session(n)).unwrap()), [None, Some(70)]);
+        assert_eq!(archive.born(), Ok(Some(5)), "the first time counts");
         archive.put_recovery(None).unwrap();
-        archive.set_owed(&session(2), false).unwrap();
-        assert_eq!((archive.recovery(), archive.is_owed(&session(2))), (Ok(None), Ok(false)));
+        archive.set_owed(&session(2), None).unwrap();
+        assert_eq!((archive.recovery(), archive.owed(&session(2))), (Ok(None), Ok(None)));
+        // As an older program wrote it, and as no program does.
+        let mark = |value: &[u8]| archive.mark(&[schema::OWED, session(3).as_bytes()].concat(), Some(value.to_vec()));
+        mark(&[]).unwrap();
+        assert_eq!(archive.owed(&session(3)), Ok(Some(0)));
+        mark(&[9, 9, 9]).unwrap();
+        assert_eq!(archive.owed(&session(3)), Ok(Some(u64::MAX)));
+    }
+
+    #[test]
+    fn only_what_came_from_others_is_discarded_and_its_groups_stay() {
+        let archive = Archive::over(Arc::<Memory>::default(), Arc::<Memory>::default()).unwrap();
+        let (key, number) = (NodeKey::from_bytes(&[1; 32]), PointNumber::new(1).unwrap());
+        let put = |n| {
+            let session = session(n);
+            let points = vec![Member { number, node: key.id(), name: "Xã".into() }];
+            let mut journal = Chain::new(session, key.id());
+            let started = Event::Started { title: "Định kỳ".into(), points: points.clone() };
+            archive.append_journal(&journal.append(&key, 0, 0, started)).unwrap();
+            let head = Head {
+                id: session,
+                title: "Định kỳ".into(),
+                state: State::Ended,
+                central: key.id(),
+                points,
+                epochs: vec![Period::first(Hash::NONE)],
+                suite: Suite::default(),
+                started_unix_ms: 1,
+                ended_unix_ms: Some(2),
+            };
+            archive.put_head(&head).unwrap();
+            archive.put_manifest(&Signed::new(archive.draw_manifest(&head, 0).unwrap(), &key)).unwrap();
+        };
+        let there = |n| {
+            let (head, last) = (archive.head(&session(n)).unwrap(), archive.last_manifest(&session(n)).unwrap());
+            (head.is_some(), last.is_some(), archive.has_journal(&session(n)).unwrap())
+        };
+        (1..=3).for_each(put);
+        archive.set_restored(&session(2)).unwrap();
+        (1..=3).for_each(|n| archive.discard_record(&session(n)).unwrap());
+        assert_eq!([1, 2, 3].map(there), [(true, true, true), (false, false, false), (true, true, true)]);
+        assert_eq!(archive.is_restored(&session(2)), Ok(true), "nothing is signed in it all the same");
+        put(2);
+        assert_eq!(there(2), (true, true, true));
     }
 }

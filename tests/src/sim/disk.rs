@@ -230,7 +230,7 @@ fn carry_out(job: Job, archive: &Archive, signer: &Signer, unwritten: &mut Unwri
     let me = signer.node.id();
     let list = |wraps: Wraps| wraps.into_iter().collect::<Vec<_>>();
     let reserve = |head: &Head, used| match head.number(&me) {
-        Some(number) => recall::reserve(archive, &head.id, number, used),
+        Some(number) => recall::join(archive, head, number, used, head.started_unix_ms),
         None => Ok(Own::default()),
     };
     match job {
