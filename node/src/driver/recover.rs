@@ -39,7 +39,7 @@ use crate::media::FetchError;
 use crate::studio;
 use crate::wire::media::FETCH_LEN_MAX;
 use crate::wire::recover::Message;
-use crate::wire::replica::Message as Copied;
+use crate::wire::replica::{Message as Copied, Part};
 use take::{Asking, Us};
 
 /// How long fetching pauses after a live group was left out for a slow line.
@@ -529,7 +529,7 @@ impl Driver {
                 if entitled.all {
                     self.media.assign(session, from, entitled.part);
                 }
-                if at == 0 && part == crate::wire::recover::Part::Of(crate::wire::replica::Part::Head) {
+                if at == 0 && part == Part::Head {
                     let who = access::Who::Point { node: from };
                     self.access.done(who, access::Deed::Copy, access::What::Session { session });
                 }

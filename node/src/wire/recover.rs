@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use store::id::SessionId;
 
 use super::envelope::{self, Envelope, Error};
-use super::replica::{self, PIECE_MAX, REASON_MAX, RUN_MAX};
+use super::replica::{PIECE_MAX, Part, REASON_MAX, RUN_MAX};
 
 /// First byte of every such message.
 pub const KIND: u8 = b'V';
@@ -30,15 +30,6 @@ pub struct Known {
     pub record: Option<u32>,
     /// Whether all groups are there too.
     pub whole: bool,
-}
-
-/// A part of a session's record, as one run of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Part {
-    /// One that is copied too.
-    Of(replica::Part),
-    /// The receipts of those who hold copies, each behind its length.
-    Receipts,
 }
 
 /// A message between two points, request or answer.
@@ -132,7 +123,7 @@ mod tests {
         let each = [
             Message::List { after: None },
             Message::List { after: Some(session) },
-            Message::Ask { session, part: Part::Of(replica::Part::Head), from: 7 },
+            Message::Ask { session, part: Part::Head, from: 7 },
             Message::Ask { session, part: Part::Receipts, from: 0 },
             Message::Piece { session, len: 70_003, bytes: Bytes::from_static(b"abc") },
             Message::refused("vì sao"),

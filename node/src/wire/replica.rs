@@ -44,6 +44,8 @@ pub enum Part {
     Wraps,
     /// Which groups of a track are there: an inventory alone.
     Have(TrackId),
+    /// The receipts of those who hold copies.
+    Receipts,
 }
 
 /// A message between two points, request or answer.
@@ -198,7 +200,7 @@ mod tests {
             Message::refused(session, "vì sao"),
         ];
         each.extend([Part::Head, Part::Journal, Part::Segments(point), Part::Manifests, Part::Countersigned].map(ask));
-        each.extend([Part::Wraps, Part::Have(TrackId::new(point, TrackKind::Main))].map(ask));
+        each.extend([Part::Wraps, Part::Have(TrackId::new(point, TrackKind::Main)), Part::Receipts].map(ask));
         each
     }
 

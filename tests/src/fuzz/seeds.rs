@@ -349,8 +349,8 @@ fn recovery_messages() -> Vec<Vec<u8>> {
             sessions: vec![recover::Known { session, record: Some(2), whole: true }],
             more: true,
         },
-        recover::Message::Ask { session, part: recover::Part::Of(replica::Part::Segments(point())), from: 70_000 },
-        recover::Message::Ask { session, part: recover::Part::Receipts, from: 0 },
+        recover::Message::Ask { session, part: replica::Part::Segments(point()), from: 70_000 },
+        recover::Message::Ask { session, part: replica::Part::Receipts, from: 0 },
         recover::Message::Piece { session, len: 3, bytes: vec![1, 2, 3].into() },
         recover::Message::refused("vì sao"),
     ];

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use store::archive::{self, Archive};
 use store::id::{NodeId, SessionId};
 use store::session::Head;
@@ -14,8 +13,8 @@ use store::verify::sentence;
 
 use super::super::replica::give::Runs;
 use crate::engine::rights::{self, Deed, Denied, Members, Tracks, Who, may};
-use crate::wire::recover::{Known, Message, PAGE_MAX, Part};
-use crate::wire::replica::{Message as Copied, PIECE_MAX, Part as Record, RUN_MAX};
+use crate::wire::recover::{Known, Message, PAGE_MAX};
+use crate::wire::replica::{Message as Copied, Part};
 
 /// Questions of other points answered at once. Beyond, they are refused, and come again.
 const PLACES_MAX: usize = 16;
@@ -129,48 +128,22 @@ pub(super) fn piece(
     what: (Part, u64),
     entitled: Entitled,
 ) -> Result<Message, archive::Error> {
-    let session = head.id;
     let (part, at) = what;
-    let own = || members.with_before(from).iter().any(|node| head.number(node) == number_of(part));
+    let own = |number| members.with_before(from).iter().any(|node| head.number(node) == Some(number));
     let open = match part {
         // By its countersignature a point knows again whose session it was.
-        Part::Of(Record::Head | Record::Manifests | Record::Countersigned) => true,
-        Part::Of(Record::Segments(_)) => entitled.all || own(),
-        Part::Of(Record::Journal | Record::Wraps | Record::Have(_)) | Part::Receipts => entitled.all,
+        Part::Head | Part::Manifests | Part::Countersigned => true,
+        Part::Segments(number) => entitled.all || own(number),
+        Part::Journal | Part::Wraps | Part::Have(_) | Part::Receipts => entitled.all,
     };
     if !open {
         return Ok(Message::refused("this point may have back what it signed itself, and no more"));
     }
-    let part = match part {
-        Part::Of(part) => part,
-        Part::Receipts => {
-            let mut run = Vec::new();
-            for received in archive.receipts(&session)? {
-                let record = received.receipt.bytes();
-                run.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_be_bytes());
-                run.extend_from_slice(record);
-            }
-            let len = run.len() as u64;
-            if len > RUN_MAX {
-                return Ok(Message::refused("that part is too long to be given"));
-            }
-            let from = usize::try_from(at).unwrap_or(usize::MAX).min(run.len());
-            let bytes = Bytes::copy_from_slice(&run[from..run.len().min(from + PIECE_MAX)]);
-            return Ok(Message::Piece { session, len, bytes });
-        }
-    };
     Ok(match runs.piece(archive, head, part, at, Instant::now())? {
         Copied::Piece { session, len, bytes } => Message::Piece { session, len, bytes },
         Copied::Refused { reason, .. } => Message::refused(&reason),
         _ => Message::refused("that part cannot be given"),
     })
-}
-
-fn number_of(part: Part) -> Option<store::id::PointNumber> {
-    match part {
-        Part::Of(Record::Segments(number)) => Some(number),
-        _ => None,
-    }
 }
 
 /// A refusal because of this node's disk.

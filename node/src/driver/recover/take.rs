@@ -21,8 +21,8 @@ use crate::engine::replica::pull::Groups;
 use crate::engine::rights::{self, Deed, Members, Tracks, Who, may};
 use crate::mesh::Mesh;
 use crate::vault::Vault;
-use crate::wire::recover::{Known, Message, Part};
-use crate::wire::replica::{Part as Record, RUN_MAX};
+use crate::wire::recover::{Known, Message};
+use crate::wire::replica::{Part, RUN_MAX};
 
 /// Longest record that is taken: it is in memory until it is looked at. Forty points that speak for a day make some 150 MB.
 const RECORD_MAX: u64 = 256 << 20;
@@ -215,7 +215,7 @@ impl Asking {
 
     /// The head that somebody gives, if the session is over for him or was ours.
     async fn head(&self, session: SessionId, node: NodeId, left: &mut u64) -> Result<Vec<u8>, Fault> {
-        let bytes = self.run(session, node, Part::Of(Record::Head), left).await?;
+        let bytes = self.run(session, node, Part::Head, left).await?;
         let head = Head::decode(&bytes).map_err(|error| Fault::Wrong(sentence(&error)))?;
         match head.state {
             State::Open if !self.members.with_before(&self.me).contains(&head.central) => Err(Fault::Open),
@@ -236,16 +236,16 @@ impl Asking {
         let us = self.members.with_before(&self.me);
         let Head { points, central, .. } = Head::decode(&head).map_err(|error| Fault::Wrong(sentence(&error)))?;
         let mut given = Given { head: head.into(), ..Given::default() };
-        given.manifests = self.records(session, node, Part::Of(Record::Manifests), &mut left).await?;
-        given.countersigned = self.records(session, node, Part::Of(Record::Countersigned), &mut left).await?;
+        given.manifests = self.records(session, node, Part::Manifests, &mut left).await?;
+        given.countersigned = self.records(session, node, Part::Countersigned, &mut left).await?;
         given.receipts = self.records(session, node, Part::Receipts, &mut left).await?;
         let (ours, others): (Vec<_>, Vec<_>) = points.into_iter().partition(|member| us.contains(&member.node));
         let chaired = us.contains(&central);
         if chaired {
-            given.journal = self.records(session, node, Part::Of(Record::Journal), &mut left).await?;
+            given.journal = self.records(session, node, Part::Journal, &mut left).await?;
         }
         for member in ours {
-            let records = self.records(session, node, Part::Of(Record::Segments(member.number)), &mut left).await?;
+            let records = self.records(session, node, Part::Segments(member.number), &mut left).await?;
             given.segments.insert(member.number, records);
         }
         let (part, members) = (given.clone(), self.members.clone());
@@ -259,13 +259,13 @@ impl Asking {
             (Tie::Nothing | Tie::Session | Tie::Central, _) => {}
         }
         if !chaired {
-            given.journal = self.records(session, node, Part::Of(Record::Journal), &mut left).await?;
+            given.journal = self.records(session, node, Part::Journal, &mut left).await?;
         }
         for member in others {
-            let records = self.records(session, node, Part::Of(Record::Segments(member.number)), &mut left).await?;
+            let records = self.records(session, node, Part::Segments(member.number), &mut left).await?;
             given.segments.insert(member.number, records);
         }
-        let run = match self.run(session, node, Part::Of(Record::Wraps), &mut left).await {
+        let run = match self.run(session, node, Part::Wraps, &mut left).await {
             Err(Fault::Refused(_)) => Vec::new(),
             run => run?,
         };
@@ -310,7 +310,7 @@ impl Asking {
         let mut has = Groups::new();
         let mut left = RECORD_MAX;
         for track in tracks {
-            let run = self.run(session, node, Part::Of(Record::Have(track)), &mut left).await.ok()?;
+            let run = self.run(session, node, Part::Have(track), &mut left).await.ok()?;
             has.insert(track, Have::decode(&run).ok()?);
         }
         Some(has)
@@ -322,8 +322,7 @@ impl Asking {
         let members = head.iter().flat_map(Head::present).filter(|member| member.node != self.me);
         for member in members {
             let mut left = COUNTERSIGNED_MAX;
-            let part = Part::Of(Record::Countersigned);
-            let Ok(run) = self.run(session, member.node, part, &mut left).await else { continue };
+            let Ok(run) = self.run(session, member.node, Part::Countersigned, &mut left).await else { continue };
             let records = recover::unframe(&run).unwrap_or_default().into_iter();
             let own = |by: &Signed<Countersignature>| {
                 by.signer() == member.node && (by.content().session, by.content().point) == (session, member.number)
@@ -351,7 +350,7 @@ impl Asking {
         let central = head.central;
         let mut left = RECORD_MAX;
         // A refusal is no answer: nothing may be signed before there is one.
-        let run = self.run(session, central, Part::Of(Record::Segments(point)), &mut left).await.map_err(said)?;
+        let run = self.run(session, central, Part::Segments(point), &mut left).await.map_err(said)?;
         let records = recover::unframe(&run).ok_or("a record that is cut off")?;
         let segments = records.into_iter().map(Signed::<Segment>::parse).collect::<Result<Vec<_>, _>>();
         let segments = segments.map_err(|error| sentence(&error))?;

@@ -105,6 +105,10 @@ fn run(archive: &Archive, head: &Head, part: Part) -> Result<Vec<u8>, archive::E
             run
         }
         Part::Have(track) => archive.have(session, track)?.encode(),
+        Part::Receipts => {
+            let receipts = archive.receipts(session)?.into_iter();
+            framed(receipts.map(|received| received.receipt.bytes().clone()).collect())
+        }
     })
 }
 
