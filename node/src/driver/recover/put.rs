@@ -12,6 +12,7 @@ use store::archive::{self, Archive};
 use store::id::{NodeId, SessionId};
 use store::keys::{Epoch, Wrap, WrapContext, WrapKey};
 use store::recover::{Checked, Tie};
+use store::segment::Segment;
 use store::session::{Head, State};
 use store::signed::{Content, Signed};
 use store::verify::sentence;
@@ -23,6 +24,9 @@ use crate::vault::Vault;
 
 /// Records written in one turn of the vault, so that a running session waits for few of them.
 const TURN: usize = 32;
+
+/// Group numbers that a point may have used before it signs for the first time, with those that a short run set aside.
+const UNSIGNED_MAX: u64 = 80;
 
 /// What it takes to judge a record, and to write it.
 pub(super) struct Writing<'a> {
@@ -170,6 +174,26 @@ impl Writing<'_> {
             }),
             Err(closed) => Err(Fault::Broken(closed.to_string())),
         }
+    }
+}
+
+/// Stores what we signed ourselves in a session that runs on, as its central gives it; then we may go on signing.
+pub(super) fn put_own(
+    archive: &Archive,
+    me: NodeId,
+    session: &SessionId,
+    segments: &[Signed<Segment>],
+) -> Result<(), String> {
+    let put = || {
+        if segments.is_empty() && archive.owed(session)?.is_some_and(|used| used > UNSIGNED_MAX) {
+            return Ok(false);
+        }
+        segments.iter().try_for_each(|segment| archive.append_segment(me, segment))?;
+        archive.set_owed(session, None).map(|()| true)
+    };
+    match put().map_err(|error: archive::Error| sentence(&error))? {
+        true => Ok(()),
+        false => Err("central says that this point recorded before, and gives nothing that it signed".into()),
     }
 }
 

@@ -29,9 +29,6 @@ const RECORD_MAX: u64 = 256 << 20;
 /// Longest run of countersignatures that one point gives: as many as a session has manifests, with those of others.
 const COUNTERSIGNED_MAX: u64 = 4 << 20;
 
-/// Group numbers that a point may have used before it signs for the first time, with those that a short run set aside.
-const UNSIGNED_MAX: u64 = 80;
-
 /// What it takes to ask, and to judge what comes.
 #[derive(Clone)]
 pub(in crate::driver) struct Asking {
@@ -355,18 +352,9 @@ impl Asking {
         let segments = records.into_iter().map(Signed::<Segment>::parse).collect::<Result<Vec<_>, _>>();
         let segments = segments.map_err(|error| sentence(&error))?;
         let (vault, me, count) = (self.vault.clone(), self.me, segments.len());
-        let owed = self.vault.archive().owed(&session).map_err(|error| sentence(&error))?;
-        if count == 0 && owed.is_some_and(|used| used > UNSIGNED_MAX) {
-            return Err("central says that this point recorded before, and gives nothing that it signed".into());
-        }
-        let stored = spawn_blocking(move || {
-            vault.run(move |archive| {
-                segments.iter().try_for_each(|segment| archive.append_segment(me, segment))?;
-                archive.set_owed(&session, None)
-            })
-        });
+        let stored = spawn_blocking(move || vault.run(move |archive| put::put_own(archive, me, &session, &segments)));
         match stored.await {
-            Ok(Ok(stored)) => stored.map(|()| count).map_err(|error| sentence(&error)),
+            Ok(Ok(stored)) => stored.map(|()| count),
             Ok(Err(closed)) => Err(closed.to_string()),
             Err(_) => Err("the archive's thread is gone".to_owned()),
         }

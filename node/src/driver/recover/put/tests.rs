@@ -11,7 +11,7 @@ use store::keys::NodeKey;
 use store::manifest::{ChainEnd, Countersignature, Manifest};
 use store::recover::{Given, check};
 use store::seal::Suite;
-use store::segment::{Chain, Segment};
+use store::segment::Chain;
 use store::session::{Member, Period};
 
 use super::*;
@@ -292,4 +292,20 @@ fn only_what_was_signed_here_and_is_gone_closes_a_session() {
         parts.manifests.iter().try_for_each(|manifest| mine.archive().put_manifest(manifest)).expect("room");
         mine.take(given).expect("good");
     }));
+}
+
+#[test]
+fn a_point_whose_archive_was_lost_signs_again_when_it_has_what_it_signed_before() {
+    let after = |used: u64, given: &[Signed<Segment>]| {
+        let mine = Mine::new();
+        mine.archive().set_owed(&id(), Some(used)).expect("room");
+        let put = put_own(mine.archive(), key(ME).id(), &id(), given);
+        let chain = mine.archive().segment_chain(&id(), number(ME), key(ME).id()).expect("readable");
+        (put.is_ok(), mine.archive().owed(&id()).expect("readable").is_none(), chain.len())
+    };
+    assert_eq!(after(500, &segments(ME, 3)), (true, true, 3));
+    assert_eq!(after(20, &[]), (true, true, 0), "it had recorded for less than half a minute");
+    assert_eq!(after(500, &[]), (false, false, 0), "it must have signed something");
+    assert_eq!(after(20, &segments(LIAR, 1)), (false, false, 0), "that is another's");
+    assert_eq!(after(500, &segments(ME, 3)[1..]), (false, false, 0), "the first is missing");
 }
