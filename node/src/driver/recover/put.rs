@@ -115,19 +115,21 @@ impl Writing<'_> {
             return Ok(Verdict { is_lost, takes_head, replaces: false });
         }
         let wrong = || Fault::Wrong("another head than the one that is known here".into());
-        if !is_restored {
+        let names_us = self.us.iter().any(|node| known.number(node).is_some());
+        if names_us && !is_restored {
             return Err(wrong());
         }
         let (named, is_named) = (ours.is_some(), theirs.is_some());
         let replaces = match (tie, checked.tie(self.us)) {
             (Tie::Nothing | Tie::Session, Tie::Central) => true,
-            (Tie::Central, Tie::Nothing | Tie::Session) => return Err(wrong()),
+            // A copy that was only held says by our receipt that we held it, and not what we did in the session.
+            (Tie::Central, Tie::Nothing | Tie::Session) if names_us => return Err(wrong()),
             // Of two heads with one central, that one's manifest decides.
             _ if head.central == known.central && named != is_named => match is_named {
                 true => true,
                 false => return Err(wrong()),
             },
-            (Tie::Nothing | Tie::Session, Tie::Nothing | Tie::Session) | (Tie::Central, Tie::Central) => self.anew,
+            (Tie::Nothing | Tie::Session | Tie::Central, _) => self.anew,
         };
         match replaces {
             true => Ok(Verdict { is_lost: true, takes_head: true, replaces: true }),
@@ -197,11 +199,12 @@ pub(super) fn put_own(
     }
 }
 
-/// How far what is here is known to be of a session of ours. What did not come by recovery is, for we were in it.
+/// How far what is here is known to be of a session of ours. If we were in it, and it did not come by recovery, it is.
 pub(super) fn tie(archive: &Archive, us: &BTreeSet<NodeId>, head: &Head) -> Result<Tie, archive::Error> {
     let session = head.id;
     let chaired = us.contains(&head.central) && archive.has_journal(&session)?;
-    if chaired || !archive.is_restored(&session)? {
+    let names_us = us.iter().any(|node| head.number(node).is_some());
+    if chaired || names_us && !archive.is_restored(&session)? {
         return Ok(Tie::Central);
     }
     let stored = archive.manifests(&session)?;

@@ -227,6 +227,24 @@ fn what_a_liar_gave_first_gives_way_to_what_we_signed_and_to_whom_the_operator_n
 }
 
 #[test]
+fn a_copy_that_is_only_held_calls_nobody_a_liar_who_knows_what_we_did() {
+    let mut held = head(LIAR, "Của tôi");
+    held.points.remove(1);
+    let holds = || {
+        let mine = Mine::new();
+        mine.archive().put_head(&held).expect("room");
+        mine
+    };
+    let mine = holds();
+    assert_eq!(mine.take(true_record()), Err(Fault::Disputed));
+    assert_eq!(mine.take(countersigned(true_record())), Ok(()));
+    let right = ("Định kỳ".into(), Some((0, key(CENTRAL).id())), true, 2);
+    assert_eq!(mine.all(), right);
+    let mine = holds();
+    assert_eq!((mine.take_from(true_record(), true), mine.all()), (Ok(()), right));
+}
+
+#[test]
 fn of_two_heads_with_one_central_its_manifest_decides() {
     let mut other = head(CENTRAL, "Định kỳ");
     other.points.pop();
