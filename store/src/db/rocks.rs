@@ -53,6 +53,10 @@ const STALL_STEP: Duration = Duration::from_millis(20);
 /// too, and went on failing after some space had returned. Refusing before that costs nothing and ends at once.
 pub(crate) const FREE_MIN: u64 = 256 * MIB as u64;
 
+/// The same of `meta`, whose buffers are small. What is said of a session can be written, and the session closed, when the
+/// groups have filled the disk.
+const META_FREE_MIN: u64 = 64 * MIB as u64;
+
 /// One RocksDB instance.
 pub struct Rocks {
     db: DBWithThreadMode<MultiThreaded>,
@@ -110,7 +114,11 @@ impl Rocks {
             return Err(cut(dir, loss.changes));
         }
         let mark = Mark::set(dir, here).map_err(|error| unreadable(dir, &error))?;
-        Ok((Rocks { db, store, free_min: FREE_MIN, mark: Some(Mutex::new(mark)) }, loss))
+        let free_min = match store {
+            Store::Media => FREE_MIN,
+            Store::Meta => META_FREE_MIN,
+        };
+        Ok((Rocks { db, store, free_min, mark: Some(Mutex::new(mark)) }, loss))
     }
 
     /// Opens the database in `dir` as it is at this moment, for reading, even while another process writes. What is
@@ -133,7 +141,7 @@ impl Rocks {
         let db =
             DBWithThreadMode::open_cf_descriptors_read_only(&instance(), dir, known, log_may_exist).map_err(error)?;
         match beyond(db.latest_sequence_number(), marked, &survey) {
-            0 => Ok(Rocks { db, store, free_min: FREE_MIN, mark: None }),
+            0 => Ok(Rocks { db, store, free_min: 0, mark: None }),
             changes => Err(cut(dir, changes)),
         }
     }

@@ -327,6 +327,14 @@ fn near_a_full_disk_only_deletes_are_let_through() {
 }
 
 #[test]
+fn what_is_said_of_a_session_can_be_written_when_its_groups_have_filled_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let [meta, media] =
+        [Store::Meta, Store::Media].map(|store| Rocks::open(store, &dir.path().join(store.name())).unwrap().0);
+    assert!(media.free_min >= 4 * meta.free_min, "{} and {}", media.free_min, meta.free_min);
+}
+
+#[test]
 fn a_column_of_an_older_program_goes_and_the_rest_stays() {
     let folder = Folder::new();
     drop(Rocks::open(Store::Media, &folder.path()).unwrap());
