@@ -125,6 +125,14 @@ pub struct Session {
 pub struct Archive {
     /// Room for sessions in which this point had no part, in gigabytes.
     pub offer_gb: u32,
+    /// Free space below which no copies are taken of sessions in which this point had no part, in gigabytes.
+    pub copies_free_gb: u32,
+    /// The same as a part of the disk, in a hundred.
+    pub copies_free_percent: u32,
+    /// Free space below which nothing is copied, in megabytes.
+    pub record_free_mb: u32,
+    /// Size of the file that keeps room back, in megabytes.
+    pub reserve_mb: u32,
 }
 
 impl Config {
@@ -353,7 +361,13 @@ pub fn resolve(given: &Given) -> Result<Config, Error> {
             watch: layers.flag("room.watch"),
         },
         console,
-        archive: Archive { offer_gb: layers.number("archive.offer_gb", 0, 1_000_000)? as u32 },
+        archive: Archive {
+            offer_gb: layers.number("archive.offer_gb", 0, 1_000_000)? as u32,
+            copies_free_gb: layers.number("archive.copies_free_gb", 0, 1_000_000)? as u32,
+            copies_free_percent: layers.number("archive.copies_free_percent", 0, 100)? as u32,
+            record_free_mb: layers.number("archive.record_free_mb", 0, 1_000_000)? as u32,
+            reserve_mb: layers.number("archive.reserve_mb", 0, 1_000_000)? as u32,
+        },
         session: Session { points_max: layers.number("session.points_max", 2, POINTS_MAX)? as u16 },
     })
 }

@@ -8,6 +8,7 @@
 mod answer;
 mod belong;
 mod deeds;
+mod disk;
 mod evidence;
 mod gate;
 mod keys;
@@ -59,6 +60,7 @@ use crate::studio::stage::Stage;
 use crate::studio::{self, Keys, Shown, Studio};
 use crate::unwritten::Unwritten;
 use crate::vault::{self, Vault};
+use disk::Housekeeping;
 use porch::Porch;
 use recover::Recovering;
 use replica::Copying;
@@ -222,6 +224,8 @@ struct Driver {
     /// The tracks that the room's page watches: now, and as carried out last.
     watched: watch::Receiver<BTreeSet<TrackId>>,
     watching: BTreeSet<TrackId>,
+    /// What is still written on this disk.
+    disk: Housekeeping,
     /// Since when the points of the running session are there.
     presence: Presence,
     inputs: mpsc::Sender<Input>,
@@ -291,7 +295,10 @@ impl Driver {
         }
 
         let archive = config.archive();
-        let vault = tokio::task::block_in_place(|| Vault::open(&archive))?;
+        let vault = tokio::task::block_in_place(|| {
+            disk::make_way(&archive);
+            Vault::open(&archive)
+        })?;
         let started = Self::start_on(vault.clone(), config, identity, found, source_lacks, calls, epoch).await;
         if started.is_err() {
             // The database must be closed before the process ends.
@@ -398,6 +405,7 @@ impl Driver {
             "this point runs; ports shown are the ones in use"
         );
         let driver = Driver {
+            disk: Housekeeping::new(&config.archive),
             config,
             identity,
             me,
@@ -685,6 +693,7 @@ impl Driver {
                 tokio::task::block_in_place(|| self.recall_again());
             }
         }
+        self.disk_look();
         self.scrub_look();
         self.copies_look();
         self.log_numbers();

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod copies;
+pub mod disk;
 pub mod door;
 pub mod evidence;
 pub mod fanout;

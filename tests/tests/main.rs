@@ -4,6 +4,7 @@ mod access;
 mod archive;
 mod cli;
 mod copies;
+mod disk;
 mod evidence;
 mod fuzz;
 mod lab;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use node::control::{self, Clock, Counters, Disk, Own, PointStatus, Request, Response, Status};
+use node::engine::disk::Space;
 use node::identity::{Identity, roster};
 
 use super::args::{Data, Format};
@@ -117,6 +118,12 @@ fn describe(status: &Status) -> String {
         if disk.lost > 0 {
             text.push_str(&format!("{} groups that were kept are lost from this disk: look at it\n", disk.lost));
         }
+        text.push_str(match disk.space {
+            Space::Enough => "",
+            Space::Tight => "the disk fills up: no further copies of others' sessions are taken, make room\n",
+            Space::Short => "the disk is nearly full: only sessions here are recorded, make room now\n",
+            Space::Last => "the disk is full: recording uses the last of it and will end, make room now\n",
+        });
         if disk.alarm {
             text.push_str(super::scrub::ALARM);
         }

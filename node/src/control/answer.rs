@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::disk::Space;
+
 /// Why something was not done. A command turns it into its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -126,6 +128,9 @@ pub struct Disk {
     /// Whether so much damage was found on it that the disk itself is suspected.
     #[serde(default)]
     pub alarm: bool,
+    /// What is still written on it.
+    #[serde(default)]
+    pub space: Space,
 }
 
 /// This machine's clock against the central point's.
@@ -322,7 +327,7 @@ mod tests {
             r#""started":1,"source":"pattern","source_lacks":null,"roster":7},"points":[{"name":"UBND xã Kim Thành","#,
             r#""level":"commune","node":"ab","online":true,"last_seen":2,"addresses":[],"rtt_ms":null,"roster":7,"#,
             r#""same_roster":true}],"session":null,"#,
-            r#""disk":{"free":0,"total":0,"groups":0,"bytes":0,"lost":0,"damaged":false,"alarm":false},"#,
+            r#""disk":{"free":0,"total":0,"groups":0,"bytes":0,"lost":0,"damaged":false,"alarm":false,"space":"enough"},"#,
             r#""clock":{"against":null,"offset_ms":null,"error_ms":null},"counters":{"pictures_captured":3}}"#,
         );
         assert_eq!(json, expected);

@@ -303,7 +303,8 @@ impl Driver {
         });
         let disk = Disk::of(&self.config.archive(), groups, bytes);
         let disk = disk.unwrap_or_else(|_| Disk { groups, bytes, ..Disk::default() });
-        Disk { lost, damaged: archive.loss().is_some(), alarm: self.scrubbing.alarm(), ..disk }
+        let (damaged, alarm, space) = (archive.loss().is_some(), self.scrubbing.alarm(), self.disk.space());
+        Disk { lost, damaged, alarm, space, ..disk }
     }
 
     fn counted(&self) -> Counters {

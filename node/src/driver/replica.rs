@@ -30,6 +30,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::{Driver, INPUTS_MAX, unix_ms};
+use crate::engine::disk::Space;
 use crate::engine::replica::Dice;
 use crate::engine::replica::care::{self, Answer, Care};
 use crate::engine::replica::pull::{self, End, Pulls};
@@ -229,10 +230,16 @@ impl Driver {
     pub(super) fn copies_tick(&mut self) {
         if self.copying.strained.is_some_and(|until| until <= Instant::now()) {
             self.copying.strained = None;
-            self.pulled(pull::Input::Strained { strained: false });
+            let strained = self.is_strained();
+            self.pulled(pull::Input::Strained { strained });
         }
         self.cared(care::Input::Tick);
         self.pulled(pull::Input::Tick);
+    }
+
+    /// Whether copies wait: for the line, or for the disk.
+    pub(super) fn is_strained(&self) -> bool {
+        self.copying.strained.is_some() || self.disk.space() >= Space::Short
     }
 
     /// A live group was left out for a slow line: copies wait.
@@ -254,6 +261,11 @@ impl Driver {
             Told::Offered { order, took_part, reply } => {
                 let Assignment { session, manifest, bytes, ref senders, .. } = *order.content();
                 let (from, senders) = (order.signer(), senders.clone());
+                if !self.disk.space().takes_copy(took_part) && !self.copying.pulls.wants(&session) {
+                    // The asker may have given up.
+                    let _ = reply.send(Message::refused(session, "the disk of this point is nearly full").encode());
+                    return;
+                }
                 let bytes = bytes.saturating_add(learn::record_max(bytes));
                 self.copying.unfinished.remove(&session);
                 self.copying.offers.insert((session, from), reply);
@@ -281,7 +293,7 @@ impl Driver {
         }
     }
 
-    fn pulled(&mut self, input: pull::Input) {
+    pub(super) fn pulled(&mut self, input: pull::Input) {
         self.copying.pulls.handle(Instant::now(), input);
         while let Some(output) = self.copying.pulls.poll() {
             match output {

@@ -242,6 +242,8 @@ fn spawn(data: &Path, source: &Spec, peer: Option<&str>) -> Result<Child> {
     if let Some(peer) = peer {
         command.args(["--peer", peer]);
     }
+    // A demo takes no room that it does not use.
+    command.env("DIEMCAU_ARCHIVE_RESERVE_MB", "0");
     // A group of its own: Ctrl-C reaches the demo alone, which then ends the nodes politely.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();

@@ -29,7 +29,16 @@ export interface Status {
   };
   points: StatusPoint[];
   session: Running | null;
-  disk: { free: number; total: number; groups: number; bytes: number; lost: number; damaged: boolean; alarm: boolean };
+  disk: {
+    free: number;
+    total: number;
+    groups: number;
+    bytes: number;
+    lost: number;
+    damaged: boolean;
+    alarm: boolean;
+    space: 'enough' | 'tight' | 'short' | 'last';
+  };
   clock: { against: string | null; offset_ms: number | null; error_ms: number | null };
 }
 

@@ -222,7 +222,11 @@ export const en: Words = {
     rosterText: (n) => `number ${n}`,
     disk: 'Disk',
     diskText: (free, total) => `${free} of ${total} free`,
-    diskLow: 'The disk is almost full. Free some space: below 256 MB this point stops recording.',
+    space: {
+      tight: 'The disk fills up: this point takes no further copies of others’ sessions. Free some space.',
+      short: 'The disk is nearly full: this point records only the sessions held here. Free some space now.',
+      last: 'The disk is full: recording uses the last of it and will stop. Free some space now.',
+    },
     kept: 'Recordings kept',
     keptText: (groups, size) => `${groups} groups, ${size}`,
     damaged: 'The archive was damaged once: what was written last before may be gone. See diemcau archive list.',

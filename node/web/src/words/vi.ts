@@ -220,7 +220,11 @@ export const vi = {
     rosterText: (n: number) => `bản số ${n}`,
     disk: 'Ổ đĩa',
     diskText: (free: string, total: string) => `còn trống ${free} trên ${total}`,
-    diskLow: 'Ổ đĩa sắp đầy. Hãy giải phóng chỗ trống: dưới 256 MB điểm cầu ngừng ghi.',
+    space: {
+      tight: 'Ổ đĩa đang đầy dần: điểm cầu không nhận thêm bản sao buổi tiếp của nơi khác. Hãy giải phóng chỗ trống.',
+      short: 'Ổ đĩa sắp đầy: điểm cầu chỉ còn ghi các buổi tiếp tại đây. Hãy giải phóng chỗ trống ngay.',
+      last: 'Ổ đĩa đã đầy: việc ghi đang dùng phần cuối cùng và sẽ dừng. Hãy giải phóng chỗ trống ngay.',
+    },
     kept: 'Bản ghi đang lưu',
     keptText: (groups: string, size: string) => `${groups} nhóm, ${size}`,
     damaged: 'Lưu trữ từng bị hỏng: những gì ghi sau cùng trước đó có thể đã mất. Xem lệnh diemcau archive list.',
