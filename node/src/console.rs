@@ -190,6 +190,8 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/api/session", get(desk::show))
         .route("/api/session/start", post(desk::start))
         .route("/api/session/end", post(desk::end))
+        .route("/api/session/remove", post(desk::remove))
+        .route("/api/session/note", post(desk::note))
         .route("/api/log/access", get(desk::log))
         .fallback(page::other)
         .layer(middleware::from_fn_with_state(Arc::clone(&desk), guard::guard))

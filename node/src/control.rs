@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use store::journal::NoteKind;
 use store::keys::{Epoch, Wrap};
 use store::roster::GrantId;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -87,6 +88,18 @@ pub enum Request {
         /// Its name or node id.
         point: String,
         /// From which.
+        session: Option<String>,
+    },
+    /// Write something into a session's journal, the running one's when none is named. Answered by [`Response::Session`] once it
+    /// is written.
+    SessionNote {
+        /// What it is about.
+        kind: NoteKind,
+        /// The point that it concerns, by name or node id.
+        point: Option<String>,
+        /// What: one line.
+        text: String,
+        /// Of which.
         session: Option<String>,
     },
     /// Every session this node knows, oldest first. Answered by [`Response::Sessions`].

@@ -79,7 +79,8 @@ fn epoch_of(event: &Event) -> Option<Epoch> {
         | Event::Resumed {}
         | Event::Ended { .. }
         | Event::Disputed { .. }
-        | Event::Forked { .. } => None,
+        | Event::Forked { .. }
+        | Event::Noted(_) => None,
     }
 }
 

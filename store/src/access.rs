@@ -112,7 +112,7 @@ pub enum Deed {
     Join,
     /// Logged in at the room's page.
     Login,
-    /// Started or ended a session.
+    /// Started or ended a session, or wrote into its journal.
     Session,
     /// Changed the roster.
     Roster,

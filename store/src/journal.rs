@@ -108,6 +108,68 @@ pub enum EndReason {
     Interrupted,
 }
 
+/// Longest note, in characters. What is longer belongs into the minutes.
+pub const NOTE_MAX: usize = 1000;
+
+/// What a note is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoteKind {
+    /// The course of the session.
+    Course,
+    /// A fault: of a machine, a line, the power.
+    Incident,
+    /// A breach of order in a room.
+    Violation,
+    /// What the chair decided.
+    Decision,
+}
+
+impl NoteKind {
+    /// Every kind.
+    pub const ALL: [NoteKind; 4] = [NoteKind::Course, NoteKind::Incident, NoteKind::Violation, NoteKind::Decision];
+
+    /// Its name, as it is stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NoteKind::Course => "course",
+            NoteKind::Incident => "incident",
+            NoteKind::Violation => "violation",
+            NoteKind::Decision => "decision",
+        }
+    }
+}
+
+/// What somebody wrote into the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Note {
+    /// What it is about.
+    pub kind: NoteKind,
+    /// The point that it concerns, if it is one.
+    pub point: Option<PointNumber>,
+    /// Name of the account it was written from; none if it was written by a command at central's machine.
+    pub by: Option<String>,
+    /// What was written: one line of up to [`NOTE_MAX`] characters.
+    pub text: String,
+}
+
+impl Note {
+    /// Refuses a text that is empty, longer than [`NOTE_MAX`], or not one line, in words that follow "a note that".
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.text.trim().is_empty() {
+            return Err("is empty");
+        }
+        if self.text.chars().any(char::is_control) {
+            return Err("has a line break or another control character");
+        }
+        if self.text.chars().count() > NOTE_MAX {
+            return Err("is longer than 1000 characters");
+        }
+        Ok(())
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -190,6 +252,8 @@ pub enum Event {
         /// The number.
         n: u32,
     },
+    /// Somebody who leads the session wrote something down.
+    Noted(Note),
 }
 
 /// One entry.
@@ -325,6 +389,13 @@ mod tests {
             Event::Epoch { epoch: 1, commitment: Hash::of(b"key"), from_us: 62_000_000 },
             Event::Disputed { track, from_seq: 5, to_seq: 9 },
             Event::Forked { point: point(3), n: 2 },
+            Event::Noted(Note {
+                kind: NoteKind::Incident,
+                point: Some(point(3)),
+                by: Some("lan".into()),
+                text: "mất điện 10 phút".into(),
+            }),
+            Event::Noted(Note { kind: NoteKind::Decision, point: None, by: None, text: "tạm dừng".into() }),
         ];
         let mut chain = Chain::new(session(), key().id());
         (0..).zip(events).map(|(n, event)| chain.append(&key(), n * 1_000_000, 1_700_000_000_000 + n, event)).collect()
@@ -344,9 +415,22 @@ mod tests {
     #[test]
     fn the_first_version_is_read_for_ever() {
         let kept: Vec<Bytes> = VERSION_1.lines().map(|line| hex::decode(line).unwrap().into()).collect();
-        assert_eq!(verify(&kept).unwrap().len(), 11);
+        assert_eq!(verify(&kept).unwrap().len(), 13);
         let read: Vec<Signed<Entry>> = kept.into_iter().map(|bytes| Signed::parse(bytes).unwrap()).collect();
         assert_eq!(read, journal());
+    }
+
+    #[test]
+    fn a_note_is_one_line_and_no_longer_than_it_may_be() {
+        let check = |text: &str| Note { kind: NoteKind::Course, point: None, by: None, text: text.to_owned() }.check();
+        assert_eq!(check("Người dân trình bày"), Ok(()));
+        assert_eq!(check(&"ữ".repeat(NOTE_MAX)), Ok(()));
+        for wrong in ["", "  ", "a\nb", "\u{7f}", &"ữ".repeat(NOTE_MAX + 1)] {
+            assert!(check(wrong).is_err(), "{wrong:?}");
+        }
+        for kind in NoteKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
     }
 
     #[test]

@@ -129,8 +129,21 @@ async function aChairHoldsASession() {
   await tile.getByRole('button').press('Enter');
   await until('a picture that is chosen by keyboard becomes large', 5000, async () => (await tile.boundingBox()).width > 2 * before);
 
-  await chair.getByRole('button', { name: 'Kết thúc buổi tiếp' }).click();
+  // What the chair writes down stands in the journal, and whom the chair sends out is gone at once.
+  await chair.getByLabel('Loại').selectOption('Sự cố');
+  await chair.getByLabel('Điểm cầu liên quan').selectOption('UBND phường Sa Đéc');
+  await chair.getByLabel('Nội dung').fill('  Mất điện 10 phút ');
+  await chair.getByRole('button', { name: 'Ghi', exact: true }).click();
+  await chair.getByText('Sự cố tại UBND phường Sa Đéc: Mất điện 10 phút (lan ghi)').waitFor();
   const question = chair.getByRole('dialog');
+  await chair.getByRole('button', { name: 'Đưa ra khỏi buổi tiếp: UBND phường Sa Đéc' }).click();
+  await accessible(chair, 'the question before a removal');
+  await question.getByRole('button', { name: 'Đưa ra' }).click();
+  await chair.getByText('UBND phường Sa Đéc bị đưa ra khỏi buổi tiếp: theo lệnh của chủ trì').waitFor();
+  await until('its place is gone from the other room', 30_000, async () => (await tile.count()) === 0);
+  await chair.getByRole('button', { name: 'Đưa ra khỏi buổi tiếp: UBND phường Sa Đéc' }).waitFor({ state: 'detached' });
+
+  await chair.getByRole('button', { name: 'Kết thúc buổi tiếp' }).click();
   await accessible(chair, 'the question before the end');
   await question.getByRole('button', { name: 'Quay lại' }).click();
   await question.waitFor({ state: 'detached' });

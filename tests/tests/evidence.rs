@@ -5,6 +5,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use node::control::Session;
 use node::identity::Identity;
 use serde_json::Value;
 use store::archive::Archive;
@@ -120,6 +121,9 @@ fn a_recording_proves_itself_and_whatever_is_done_to_it_is_found() {
     central.wait_for_all(&session);
     until("both points have signed and central has it", SIGNED_WITHIN, || segments(&office, &id, false));
     central.wait_for_groups(4);
+    let noted: Session =
+        Call::new(["session", "note", "--kind", "incident", "mất điện 10 phút", "--json"]).data(&central.data).json();
+    assert_eq!(noted.journal.last().map(|line| line.event.as_str()), Some("incident: mất điện 10 phút"));
     central.end_session();
     until("both have signed their last", SOON, || segments(&office, &id, true));
     until("the delegate has countersigned", SOON, || countersigned(&office, &id));

@@ -1,10 +1,13 @@
-//! `diemcau session`: five requests to the running node and their answers in words. The two that only read are answered from
+//! `diemcau session`: six requests to the running node and their answers in words. The two that only read are answered from
 //! the archive when the node is stopped.
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser as _;
 use node::control::{self, Request, Response, Session};
+use store::journal::NoteKind;
 
 use super::args::{Data, Format, Listing, One};
 use super::output::{self, moment, size, state, table};
@@ -53,6 +56,24 @@ enum What {
         #[command(flatten)]
         format: Format,
     },
+    /// Write something into the journal of a session that this point is central of
+    Note {
+        /// What: one line of up to 1000 characters
+        text: String,
+        /// What it is about: the course of the session, a fault, a breach of order, a decision of the chair
+        #[arg(long, default_value = "course", value_parser = kinds())]
+        kind: NoteKind,
+        /// The point that it concerns, by name or node id
+        #[arg(long, value_name = "NAME")]
+        point: Option<String>,
+        /// The session's id, or the beginning of it [default: the running one]
+        #[arg(long)]
+        session: Option<String>,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        format: Format,
+    },
     /// List the sessions this point knows, oldest first
     List(Listing),
     /// Show one session with its journal
@@ -64,6 +85,9 @@ pub(crate) fn main(args: Args) -> Result<()> {
         What::Start { title, points, data, format } => one(&data, format, &Request::SessionStart { title, points }),
         What::End { session, data, format } => one(&data, format, &Request::SessionEnd { session }),
         What::Remove { point, session, data, format } => one(&data, format, &Request::SessionRemove { point, session }),
+        What::Note { text, kind, point, session, data, format } => {
+            one(&data, format, &Request::SessionNote { kind, point, text, session })
+        }
         What::Show(One { session, data, format }) => one(&data, format, &Request::SessionShow { session }),
         What::List(Listing { data, format }) => match ask(&data, &Request::SessionList)? {
             Response::Sessions { sessions } if format.json => Ok(output::json(&sessions)?),
@@ -71,6 +95,11 @@ pub(crate) fn main(args: Args) -> Result<()> {
             other => bail!("the node answered something else: {other:?}"),
         },
     }
+}
+
+fn kinds() -> impl clap::builder::TypedValueParser<Value = NoteKind> {
+    let names = PossibleValuesParser::new(NoteKind::ALL.map(NoteKind::name));
+    names.map(|name| NoteKind::ALL.into_iter().find(|kind| kind.name() == name).unwrap_or(NoteKind::Course))
 }
 
 /// Asks the node, or its archive when it is stopped and that is enough.

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use store::access::{Deed, What};
+use store::journal::NoteKind;
 
 use super::Desk;
 use super::guard::Refusal;
@@ -32,6 +33,22 @@ pub(super) struct End {
     session: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Remove {
+    point: String,
+    session: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Note {
+    kind: NoteKind,
+    point: Option<String>,
+    text: String,
+    session: Option<String>,
+}
+
 pub(super) async fn start(
     State(desk): State<Arc<Desk>>,
     headers: HeaderMap,
@@ -39,7 +56,7 @@ pub(super) async fn start(
 ) -> Result<Response, Refusal> {
     let visitor = desk.visitor(&headers)?;
     let Json(Start { title, points }) = body.map_err(unreadable)?;
-    desk.session(&visitor, Request::SessionStart { title, points }).await
+    desk.conduct(&visitor, Deed::Session, Request::SessionStart { title, points }).await
 }
 
 pub(super) async fn end(
@@ -49,7 +66,27 @@ pub(super) async fn end(
 ) -> Result<Response, Refusal> {
     let visitor = desk.visitor(&headers)?;
     let Json(End { session }) = body.map_err(unreadable)?;
-    desk.session(&visitor, Request::SessionEnd { session }).await
+    desk.conduct(&visitor, Deed::Session, Request::SessionEnd { session }).await
+}
+
+pub(super) async fn remove(
+    State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
+    body: Result<Json<Remove>, JsonRejection>,
+) -> Result<Response, Refusal> {
+    let visitor = desk.visitor(&headers)?;
+    let Json(Remove { point, session }) = body.map_err(unreadable)?;
+    desk.conduct(&visitor, Deed::Remove, Request::SessionRemove { point, session }).await
+}
+
+pub(super) async fn note(
+    State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
+    body: Result<Json<Note>, JsonRejection>,
+) -> Result<Response, Refusal> {
+    let visitor = desk.visitor(&headers)?;
+    let Json(Note { kind, point, text, session }) = body.map_err(unreadable)?;
+    desk.conduct(&visitor, Deed::Session, Request::SessionNote { kind, point, text, session }).await
 }
 
 /// The running session with its journal, or null.
@@ -89,15 +126,15 @@ impl Desk {
         control::ask(&self.handler, who, request).await
     }
 
-    /// Starts or ends a session, and writes down who did.
-    async fn session(&self, visitor: &Visitor, request: Request) -> Result<Response, Refusal> {
+    /// Changes something in a session, and writes down who did.
+    async fn conduct(&self, visitor: &Visitor, deed: Deed, request: Request) -> Result<Response, Refusal> {
         let answer = self.ask(visitor, request).await;
         match &answer {
             Answer::Session(session) => {
                 let what = session.id.parse().map_or(What::Nothing {}, |session| What::Session { session });
-                self.log.done(visitor.who(), Deed::Session, what);
+                self.log.done(visitor.who(), deed, what);
             }
-            Answer::Not { reason, .. } => self.log.refused(visitor.who(), Deed::Session, What::Nothing {}, reason),
+            Answer::Not { reason, .. } => self.log.refused(visitor.who(), deed, What::Nothing {}, reason),
             _ => {}
         }
         said(answer).map_err(Refusal::quiet)

@@ -87,7 +87,10 @@ fn node() -> mpsc::Sender<Call> {
                 continue;
             }
             let _ = reply.send(match request {
-                Request::SessionStart { .. } | Request::SessionEnd { .. } => Response::Session(Box::new(session())),
+                Request::SessionStart { .. }
+                | Request::SessionEnd { .. }
+                | Request::SessionRemove { .. }
+                | Request::SessionNote { .. } => Response::Session(Box::new(session())),
                 Request::AccessLog { .. } => Response::AccessLog(Box::default()),
                 Request::Room => Response::Room(Box::default()),
                 _ => Response::Stats(Box::new(Stats { session: None, shown: vec![] })),
@@ -211,9 +214,11 @@ async fn a_default_port_gives_way_and_a_chosen_one_does_not() {
 }
 
 /// Every entrance that needs an account, with a body it understands.
-const ENTRANCES: [(&str, &str, &str); 6] = [
+const ENTRANCES: [(&str, &str, &str); 8] = [
     ("POST", "/api/session/start", r#"{"title":"Định kỳ"}"#),
     ("POST", "/api/session/end", r#"{"session":null}"#),
+    ("POST", "/api/session/remove", r#"{"point":"Xã Tân Phú","session":null}"#),
+    ("POST", "/api/session/note", r#"{"kind":"incident","point":null,"text":"mất điện","session":null}"#),
     ("POST", "/api/password", r#"{"old":"a","new":"b"}"#),
     ("GET", "/api/session", ""),
     ("GET", "/api/log/access", ""),
@@ -325,18 +330,20 @@ async fn a_visit_ends_by_logging_out_and_when_the_account_is_another() {
 #[tokio::test]
 async fn who_may_what_is_what_the_role_says_and_is_written_down_with_the_name() {
     let room = Room::new().await;
-    for (role, starts, reads_log) in [
-        (Role::Operator, true, false),
-        (Role::Secretary, false, false),
-        (Role::Chair, true, false),
-        (Role::Admin, true, true),
+    for (role, starts, removes, reads_log) in [
+        (Role::Operator, true, false, false),
+        (Role::Secretary, false, false, false),
+        (Role::Chair, true, true, false),
+        (Role::Admin, true, true, true),
     ] {
         let cookie = room.enter(role.name(), role).await;
         let code = |allowed| if allowed { 200 } else { 403 };
-        for path in ["/api/session/start", "/api/session/end"] {
+        let deeds = [("start", starts), ("end", starts), ("remove", removes), ("note", true)];
+        for (deed, may) in deeds {
+            let path = format!("/api/session/{deed}");
             let body = ENTRANCES.iter().find(|(_, entrance, _)| *entrance == path).unwrap().2;
-            let answer = room.post(path, &cookie, body).await;
-            assert_eq!(answer.status, code(starts), "{role:?} {path}: {answer:?}");
+            let answer = room.post(&path, &cookie, body).await;
+            assert_eq!(answer.status, code(may), "{role:?} {path}: {answer:?}");
         }
         let log = room.get("/api/log/access?from=0&refused=true", &[("Cookie", &cookie)]).await;
         assert_eq!(log.status, code(reads_log), "{role:?}: {log:?}");
@@ -347,7 +354,9 @@ async fn who_may_what_is_what_the_role_says_and_is_written_down_with_the_name() 
         let of = entries.iter().filter(|entry| entry.access.who == Who::Account { name: name.into() });
         of.filter(|entry| entry.access.deed == deed).map(|entry| &entry.access).collect::<Vec<_>>()
     };
-    assert_eq!(by("chair", Deed::Session).len(), 2);
+    assert_eq!(by("chair", Deed::Session).len(), 3);
+    assert!(matches!(by("chair", Deed::Remove)[..], [Access { what: What::Session { .. }, .. }]));
+    assert!(matches!(by("operator", Deed::Remove)[..], [Access { outcome: Outcome::Refused { .. }, .. }]));
     assert!(by("chair", Deed::Session).iter().all(|access| matches!(access.what, What::Session { .. })));
     assert!(matches!(by("secretary", Deed::Session)[0].outcome, Outcome::Refused { .. }));
     assert!(matches!(by("chair", Deed::Open)[..], [Access { outcome: Outcome::Refused { .. }, .. }]));

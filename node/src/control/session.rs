@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use store::archive::{self, Archive, Totals};
 use store::id::{PointNumber, SessionId, TrackId};
-use store::journal::{Chain, EndReason, Entry, Event, GapReason, LeftReason, RemovedReason};
+use store::journal::{Chain, EndReason, Entry, Event, GapReason, LeftReason, Note, NoteKind, RemovedReason};
 use store::session::{self, Head};
 use store::signed::Signed;
 
@@ -181,7 +181,8 @@ impl Told {
             | Event::Repaired { .. }
             | Event::Resumed {}
             | Event::Disputed { .. }
-            | Event::Forked { .. } => {}
+            | Event::Forked { .. }
+            | Event::Noted(_) => {}
         }
         let (event, fact) = (words(head, &entry.event), fact(head, &entry.event));
         self.lines.push(JournalLine { n: entry.n, at_ms: entry.at_us / 1000, wall: entry.wall_ms, event, fact });
@@ -243,6 +244,17 @@ fn words(head: &Head, event: &Event) -> String {
         Event::Forked { point, n } => {
             format!("{} has signed two different lists {n} of what it recorded", name(head, *point))
         }
+        Event::Noted(Note { kind, point, by, text }) => {
+            let what = match kind {
+                NoteKind::Course => "note",
+                NoteKind::Incident => "incident",
+                NoteKind::Violation => "breach of order",
+                NoteKind::Decision => "decision of the chair",
+            };
+            let at = point.map_or_else(String::new, |point| format!(" at {}", name(head, point)));
+            let by = by.as_ref().map_or_else(String::new, |by| format!(" (written by {by})"));
+            format!("{what}{at}: {text}{by}")
+        }
     }
 }
 
@@ -273,6 +285,13 @@ fn fact(head: &Head, event: &Event) -> Fact {
         Event::Ended { reason } => Fact { why: stored(reason), ..kind("ended") },
         Event::Disputed { track, from_seq, to_seq } => span(kind("disputed"), track, from_seq, to_seq),
         Event::Forked { point, .. } => of(kind("forked"), point),
+        Event::Noted(note) => Fact {
+            points: note.point.map(|point| name(head, point)).into_iter().collect(),
+            why: Some(note.kind.name().to_owned()),
+            by: note.by.clone(),
+            text: Some(note.text.clone()),
+            ..kind("noted")
+        },
     }
 }
 

@@ -59,6 +59,26 @@ impl Driver {
                 // One name is one point.
                 nodes.into_iter().for_each(|node| self.tell(Input::Remove { ticket, session, node }));
             }
+            Request::SessionNote { kind, point, text, session } => {
+                let session = session.map(|text| self.session_named(&text)).transpose();
+                let named = session.and_then(|session| {
+                    Ok((
+                        session,
+                        point.map(|point| self.named(&[point])).transpose()?.and_then(|nodes| nodes.first().copied()),
+                    ))
+                });
+                let (session, node) = match named {
+                    Ok(named) => named,
+                    Err(response) => return Some((response, reply)),
+                };
+                let by = match &who {
+                    rights::Who::Account { name, .. } => Some(name.clone()),
+                    _ => None,
+                };
+                let (ticket, text) = (self.ticket(), text.trim().to_owned());
+                self.operators.insert(ticket, Operator { who, deed: Deed::Session, reply });
+                self.tell(Input::Note { ticket, session, kind, node, by, text });
+            }
             Request::SessionShow { session } => match self.session_named(&session) {
                 Ok(session) => self.answer_session(session, reply),
                 Err(response) => return Some((response, reply)),

@@ -138,7 +138,11 @@ impl Driver {
     }
 
     fn journal(&mut self, session: SessionId, at: u64, event: Event) {
-        tracing::info!(%session, at_ms = at / 1_000, ?event, "journal");
+        match &event {
+            // What people write is for the record alone.
+            Event::Noted(note) => tracing::info!(%session, at_ms = at / 1_000, note = note.kind.name(), "journal"),
+            event => tracing::info!(%session, at_ms = at / 1_000, ?event, "journal"),
+        }
         let chain = self.chains.entry(session).or_insert_with(|| store::journal::Chain::new(session, self.me));
         let entry = chain.append(&self.identity.node, at, unix_ms(), event);
         // What is told of a session that is over belongs into a further manifest.

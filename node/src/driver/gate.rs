@@ -182,6 +182,7 @@ pub(crate) fn deed(request: &Request) -> (Deed<'static>, access::Deed) {
         Request::SessionStart { .. } => (Deed::Start, access::Deed::Session),
         Request::SessionEnd { .. } => (Deed::End, access::Deed::Session),
         Request::SessionRemove { .. } => (Deed::Remove, access::Deed::Remove),
+        Request::SessionNote { .. } => (Deed::Note, access::Deed::Session),
         Request::ScrubNow { .. } => (Deed::Scrub, access::Deed::Ask),
         Request::Checkpoint { .. } | Request::Recover { .. } => (Deed::Copy, access::Deed::Copy),
         Request::Keys { .. } => (Deed::Read, access::Deed::Open),

@@ -238,6 +238,8 @@ pub enum Deed<'a> {
     End,
     /// Remove a point from a session.
     Remove,
+    /// Write something into the journal of a running session.
+    Note,
     /// See, hear or export what was recorded.
     Read,
     /// Copy the archive, sealed as it is.
@@ -391,6 +393,7 @@ fn node_may(members: &Members, node: &NodeId, deed: Deed<'_>) -> Result<(), Deni
         | Deed::Start
         | Deed::End
         | Deed::Remove
+        | Deed::Note
         | Deed::Read
         | Deed::Copy
         | Deed::Scrub
@@ -430,8 +433,16 @@ fn point_may(members: &Members, deed: Deed<'_>) -> Result<(), Denied> {
         Deed::Start | Deed::Remove => Right::Chair,
         Deed::Read => Right::Read,
         Deed::Administer => Right::Admin,
-        // Ending must not fail because a right was taken away meanwhile.
-        Deed::End | Deed::See | Deed::Copy | Deed::Scrub | Deed::HandIn | Deed::People | Deed::ReadLog | Deed::Stop => {
+        // Ending, and telling why, must not fail because a right was taken away meanwhile.
+        Deed::End
+        | Deed::Note
+        | Deed::See
+        | Deed::Copy
+        | Deed::Scrub
+        | Deed::HandIn
+        | Deed::People
+        | Deed::ReadLog
+        | Deed::Stop => {
             return Ok(());
         }
         Deed::Connect
@@ -452,7 +463,7 @@ fn point_may(members: &Members, deed: Deed<'_>) -> Result<(), Denied> {
 /// Which roles allow it; `None` for what no account can do.
 fn roles(deed: Deed<'_>) -> Option<&'static [Role]> {
     match deed {
-        Deed::See => Some(&Role::ALL),
+        Deed::See | Deed::Note => Some(&Role::ALL),
         Deed::Start | Deed::End => Some(&[Role::Operator, Role::Chair, Role::Admin]),
         Deed::Remove => Some(&[Role::Chair, Role::Admin]),
         // Not the admin: whoever gives rights does not read by them, and giving himself one is in the access log.

@@ -168,6 +168,13 @@ impl Engine {
                 Ok(id) => self.chair(now, id, |chair, context, out| chair.remove(context, ticket, node, out)),
                 Err(refusal) => self.outbox.push_back(Output::Tell { ticket, outcome: Err(refusal) }),
             },
+            Input::Note { ticket, session, kind, node, by, text } => match self.chaired(session) {
+                Ok(id) => self.chair(now, id, |chair, context, out| {
+                    let outcome = chair.note(context, kind, node, by, text, out);
+                    out.push_back(Output::Tell { ticket, outcome });
+                }),
+                Err(refusal) => self.outbox.push_back(Output::Tell { ticket, outcome: Err(refusal) }),
+            },
             Input::Roster { members } => {
                 self.config.members = members;
                 self.each_chair(now, |chair, context, out| chair.review(context, out));

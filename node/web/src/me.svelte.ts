@@ -11,6 +11,10 @@ class Me {
 
   /** May start and end sessions. */
   conducts = $derived(this.account !== null && !this.account.must_change && this.account.role !== 'secretary');
+  /** May write into the journal of a session that runs. */
+  writes = $derived(this.account !== null && !this.account.must_change);
+  /** May remove a point from a session. */
+  removes = $derived(this.conducts && this.account?.role !== 'operator');
   /** May read the access log. */
   reads = $derived(this.account !== null && !this.account.must_change && this.account.role === 'admin');
 

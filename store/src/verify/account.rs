@@ -76,7 +76,7 @@ impl Account {
                 Err(format!("says that groups {from_seq} to {to_seq} of {track} are not those their point signed"))
             }
             Event::Forked { point, n } => Err(format!("says that point {point} signed two different segments {n}")),
-            Event::Left { .. } | Event::Removed { .. } | Event::Resumed {} => Ok(()),
+            Event::Left { .. } | Event::Removed { .. } | Event::Resumed {} | Event::Noted(_) => Ok(()),
         }
     }
 

@@ -159,7 +159,7 @@ impl Model {
             Event::Left { .. } => self.count("points left"),
             Event::Removed { .. } => self.count("points removed"),
             Event::Resumed {} => self.count("sessions resumed"),
-            Event::Epoch { .. } => {}
+            Event::Epoch { .. } | Event::Noted(_) => {}
             Event::Disputed { .. } | Event::Forked { .. } if self.fresh.is_empty() => {
                 return broken("signs-once", format!("{host} says of honest points: {event:?}"));
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use store::id::{NodeId, SessionId};
+use store::journal::NoteKind;
 use store::roster::Right;
 
 use crate::accounts::Role;
@@ -38,6 +39,7 @@ fn requests() -> Vec<(Request, Option<Right>, &'static [Role])> {
         (Request::SessionStart { title: text(), points: vec![] }, Some(Right::Chair), conduct),
         (Request::SessionEnd { session: None }, None, conduct),
         (Request::SessionRemove { point: text(), session: None }, Some(Right::Chair), &[Role::Chair, Role::Admin]),
+        (Request::SessionNote { kind: NoteKind::Course, point: None, text: text(), session: None }, None, &Role::ALL),
         (Request::Checkpoint { to: path() }, None, &[]),
         (Request::Scrubs, None, &Role::ALL),
         (Request::ScrubNow { session: None }, None, &[Role::Operator, Role::Admin]),

@@ -208,6 +208,7 @@ fn what_people_may_is_bounded_by_their_role_and_by_their_points_rights() {
     people(Deed::Start, Some(Right::Chair), &conduct);
     people(Deed::End, None, &conduct);
     people(Deed::Remove, Some(Right::Chair), &[Role::Chair, Role::Admin]);
+    people(Deed::Note, None, &Role::ALL);
     people(Deed::Read, Some(Right::Read), &[Role::Secretary, Role::Chair]);
     people(Deed::Copy, None, &[]);
     people(Deed::Scrub, None, &[Role::Operator, Role::Admin]);

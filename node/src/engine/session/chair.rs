@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use store::id::{GroupId, NodeId, PointNumber, SessionId, TrackId, TrackKind};
-use store::journal::{EndReason, Event, GapReason, LeftReason};
+use store::journal::{EndReason, Event, GapReason, LeftReason, Note, NoteKind};
 use store::keys::Epoch;
 use store::seal::Suite;
 use store::session::{Head, Member, Period, State};
@@ -38,6 +38,8 @@ pub(super) struct Chair {
     /// Incidents in the journal since this run began, by point. One that makes them on purpose must neither fill it nor keep
     /// those of others out of it.
     incidents: BTreeMap<PointNumber, usize>,
+    /// Notes that people wrote since this run began.
+    notes: usize,
 }
 
 #[derive(Debug)]
@@ -105,6 +107,9 @@ const EPOCHS_EXPECTED: usize = 32;
 
 /// Incidents of one point that one run writes into the journal.
 const INCIDENTS_MAX: usize = 16;
+
+/// Notes that people may write in one run: one every half minute for a day.
+const NOTES_MAX: usize = 2880;
 
 impl Chair {
     /// Checks an operator's wish for a session.
@@ -257,7 +262,7 @@ impl Chair {
         }
         let renewal = Renewal::Idle;
         let incidents = BTreeMap::new();
-        Chair { head, wraps, origin, phase, places, keeper, renewal, waiting: None, looked: now, incidents }
+        Chair { head, wraps, origin, phase, places, keeper, renewal, waiting: None, looked: now, incidents, notes: 0 }
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -277,6 +282,34 @@ impl Chair {
             *told += 1;
             self.journal(context, event, out);
         }
+    }
+
+    /// Somebody who leads the session writes something down.
+    pub(super) fn note(
+        &mut self,
+        context: Context<'_>,
+        kind: NoteKind,
+        about: Option<NodeId>,
+        by: Option<String>,
+        text: String,
+        out: &mut VecDeque<Output>,
+    ) -> Result<SessionId, Refusal> {
+        match self.phase {
+            Phase::Running | Phase::Ending { .. } => {}
+            Phase::Founding { .. } | Phase::Over | Phase::Settled => return Err(Refusal::NotRunning),
+        }
+        let number = |node: NodeId| {
+            let member = self.head.points.iter().find(|member| member.node == node);
+            member.map(|member| member.number).ok_or(Refusal::NotThere(node))
+        };
+        let note = Note { kind, point: about.map(number).transpose()?, by, text };
+        note.check().map_err(|why| Refusal::Text(format!("a note that {why} cannot be written down")))?;
+        if self.notes >= NOTES_MAX {
+            return Err(Refusal::Text("the journal takes no more notes: write it into the minutes".into()));
+        }
+        self.notes += 1;
+        self.journal(context, Event::Noted(note), out);
+        Ok(self.head.id)
     }
 
     /// Whether a node was removed, or is being.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use store::id::{GroupId, Hash, NodeId, PointNumber, SessionId, TrackId};
-use store::journal::{Event, LeftReason};
+use store::journal::{Event, LeftReason, NoteKind};
 use store::keys::{Epoch, Wrap};
 use store::session::Head;
 
@@ -135,6 +135,21 @@ pub enum Input {
         session: Option<SessionId>,
         /// Whom.
         node: NodeId,
+    },
+    /// Somebody writes into the journal of the running session, or the one named; answer with [`Output::Tell`](super::Output::Tell).
+    Note {
+        /// Names the answer.
+        ticket: Ticket,
+        /// Of which, if named.
+        session: Option<SessionId>,
+        /// What it is about.
+        kind: NoteKind,
+        /// The point that it concerns, if it is one.
+        node: Option<NodeId>,
+        /// Who writes, if it is an account.
+        by: Option<String>,
+        /// What.
+        text: String,
     },
     /// Who belongs to the mesh has changed. Who is no longer a point is removed from the sessions we chair.
     Roster {

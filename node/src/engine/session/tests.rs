@@ -5,7 +5,7 @@ mod epochs;
 mod world;
 
 use store::id::TrackKind;
-use store::journal::{EndReason, Event, GapReason, LeftReason};
+use store::journal::{EndReason, Event, GapReason, LeftReason, Note, NoteKind};
 
 use self::world::{SECOND, World, id, point, track};
 use super::*;
@@ -219,6 +219,35 @@ fn a_point_that_signs_nonsense_fills_no_journal_and_hides_nobody_elses() {
         world.count(1, |event| matches!(event, Event::Forked { point: of, .. } if *of == point(number)))
     };
     assert_eq!((forge(2, 1000), forge(3, 1)), (16, 1));
+}
+
+#[test]
+fn what_is_noted_stands_in_the_journal_and_what_cannot_be_is_refused() {
+    let (mut world, session) = World::in_session();
+    let ticket = world.note(1, Some(2), "mất điện 10 phút");
+    assert_eq!(world.outcome(1, ticket), Some(Ok(session)));
+    let (kind, by, text) = (NoteKind::Incident, Some("lan".to_owned()), "mất điện 10 phút".to_owned());
+    assert_eq!(world.journal(1).last(), Some(&Event::Noted(Note { kind, point: Some(point(2)), by, text })));
+    let written = world.journal(1).len();
+    let mut refused = |n: u8, about: Option<u8>, text: &str| {
+        let ticket = world.note(n, about, text);
+        world.outcome(n, ticket).expect("an answer").expect_err("it cannot be written")
+    };
+    assert!(matches!(refused(2, None, "a"), Refusal::NotCentral(_)));
+    assert!(matches!(refused(1, Some(9), "a"), Refusal::NotThere(_)));
+    for wrong in ["", "hai\ndòng", &"a".repeat(1001)] {
+        assert!(matches!(refused(1, None, wrong), Refusal::Text(_)), "{wrong:?}");
+    }
+    assert_eq!(world.journal(1).len(), written);
+    let notes = (0..3000).filter(|_| {
+        let ticket = world.note(1, None, "a");
+        world.outcome(1, ticket) == Some(Ok(session))
+    });
+    assert_eq!(notes.count(), 2879, "a journal that somebody fills on purpose has an end");
+    world.end(1);
+    world.pass(30 * SECOND);
+    let late = world.note(1, None, "quá muộn");
+    assert_eq!(world.outcome(1, late), Some(Err(Refusal::NotRunning)));
 }
 
 #[test]

@@ -93,7 +93,12 @@ export interface Fact {
   track?: string;
   from?: number;
   to?: number;
+  text?: string;
+  by?: string;
 }
+
+/** What a note is about. */
+export type NoteKind = 'course' | 'incident' | 'violation' | 'decision';
 
 export type Role = 'operator' | 'secretary' | 'chair' | 'admin';
 

@@ -9,7 +9,7 @@ const GROUP_SECONDS = 2;
 
 export function sentence(line: JournalLine): string {
   const say = t().journal;
-  const { kind, points = [], why = '', track, from = 0, to = 0, title = '' } = line.fact ?? { kind: '' };
+  const { kind, points = [], why = '', track, from = 0, to = 0, title = '', text = '', by } = line.fact ?? { kind: '' };
   const who = points[0] ?? '';
   const of = (words: Record<string, string>) => words[why] ?? why;
   const span = say.span(who, track === 'audio' ? say.sound : say.picture, (to - from + 1) * GROUP_SECONDS);
@@ -36,6 +36,8 @@ export function sentence(line: JournalLine): string {
       return say.disputed(span);
     case 'forked':
       return say.forked(who);
+    case 'noted':
+      return say.noted(of(say.notes), who, text, by ?? '');
     case 'broken':
       return say.broken;
     default:

@@ -157,6 +157,19 @@ export const vi = {
     elsewhere: (name: string) => `Buổi tiếp này do điểm cầu ${name} chủ trì; chỉ ở đó mới kết thúc được.`,
     watch: 'Xem hình ảnh',
     secretary: 'Tài khoản thư ký xem được buổi tiếp và nhật ký; bắt đầu và kết thúc do chủ trì.',
+    note: 'Ghi vào nhật ký',
+    noteKind: 'Loại',
+    notePoint: 'Điểm cầu liên quan',
+    noteNone: 'Không riêng điểm nào',
+    noteText: 'Nội dung',
+    noteHelp: 'Một dòng. Đã ghi thì không sửa, không xóa được.',
+    noteDeed: 'Ghi',
+    noted: 'Đã ghi vào nhật ký.',
+    remove: 'Đưa ra',
+    removeOf: (point: string) => `Đưa ra khỏi buổi tiếp: ${point}`,
+    removeAsk: (point: string) => `Đưa ${point} ra khỏi buổi tiếp?`,
+    removeTell: 'Điểm cầu này bị ngắt ngay và không vào lại được buổi tiếp này. Các điểm khác tiếp tục với khóa mã hóa mới.',
+    removed: (point: string) => `Đã đưa ${point} ra khỏi buổi tiếp.`,
     time: 'Thời gian',
     event: 'Sự việc',
   },
@@ -184,6 +197,12 @@ export const vi = {
     ended: { closed: 'Kết thúc buổi tiếp', interrupted: 'Kết thúc buổi tiếp đã bị gián đoạn' } as Record<string, string>,
     disputed: (span: string) => `Bản lưu ở đây khác với những gì điểm cầu đã ký: ${span}`,
     forked: (point: string) => `${point} đã ký hai danh sách khác nhau về cùng một phần bản ghi`,
+    notes: { course: 'Diễn biến', incident: 'Sự cố', violation: 'Vi phạm trật tự', decision: 'Quyết định của chủ trì' } as Record<
+      string,
+      string
+    >,
+    noted: (kind: string, point: string, text: string, by: string) =>
+      `${kind}${point && ` tại ${point}`}: ${text}${by && ` (${by} ghi)`}`,
     broken: 'Nhật ký bị hỏng từ đây: phần sau không tin được',
   },
   login: {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use store::id::{NodeId, PointNumber, SessionId, TrackId, TrackKind};
-use store::journal::{Event, LeftReason};
+use store::journal::{Event, LeftReason, NoteKind};
 use store::keys::{Epoch, SessionKey, Wrap, WrapContext, WrapKey};
 use store::roster::Right;
 use store::session::Head;
@@ -204,6 +204,15 @@ impl World {
     pub(super) fn remove(&mut self, n: u8, point: u8) -> Ticket {
         let ticket = self.ticket();
         self.tell(n, Input::Remove { ticket, session: None, node: id(point) });
+        self.settle();
+        ticket
+    }
+
+    /// Somebody at a node writes into the journal.
+    pub(super) fn note(&mut self, n: u8, about: Option<u8>, text: &str) -> Ticket {
+        let (ticket, node, kind) = (self.ticket(), about.map(id), NoteKind::Incident);
+        let (session, by, text) = (None, Some("lan".to_owned()), text.to_owned());
+        self.tell(n, Input::Note { ticket, session, kind, node, by, text });
         self.settle();
         ticket
     }
