@@ -83,7 +83,9 @@ impl Driver {
         for (track, standing) in &running.record {
             *missing.entry(track.point()).or_default() += standing.missing;
         }
-        let points = running.points.iter().map(|Seat { number, node, name, joined }| {
+        // Who was removed has no place on the screen any more; the journal tells of it.
+        let seats = running.points.iter().filter(|seat| !seat.removed);
+        let points = seats.map(|Seat { number, node, name, joined, .. }| {
             let (audio, video) = self.stage.recent(*number);
             // A delegate is told of itself and central only; of the others it sees what comes.
             let told = running.central == self.me || [self.me, running.central].contains(node);

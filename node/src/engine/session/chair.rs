@@ -758,6 +758,7 @@ impl Chair {
             node: point.node,
             name: point.name.clone(),
             joined: self.places.get(&point.node).is_none_or(|place| place.joined),
+            removed: self.head.was_removed(point.number) || self.is_out(&point.node),
         });
         Running {
             id: self.head.id,

@@ -502,6 +502,7 @@ impl Delegate {
                 && (point.node == self.head.central
                     || point.node == context.config.me
                     || self.subscribed.keys().any(|track| track.point() == point.number)),
+            removed: self.head.was_removed(point.number),
         });
         Running {
             id: self.head.id,

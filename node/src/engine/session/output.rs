@@ -264,4 +264,6 @@ pub struct Seat {
     pub name: String,
     /// Whether its media connection stands and it takes part. A delegate knows this of itself and central only.
     pub joined: bool,
+    /// Whether it was removed. It stays named, since what it recorded before stays.
+    pub removed: bool,
 }

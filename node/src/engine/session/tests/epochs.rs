@@ -79,8 +79,10 @@ fn a_point_the_chair_sends_out_is_told_and_closes_its_room() {
     for (n, joined) in [(2, true), (3, false), (4, true)] {
         let view = world.nodes[&1].engine.view(world.now).session.expect("it goes on");
         let seat = view.points.iter().find(|seat| seat.node == id(n)).expect("it stays named");
-        assert_eq!(seat.joined, joined, "node {n}");
+        assert_eq!((seat.joined, seat.removed), (joined, n == 3), "node {n}");
     }
+    let seen = world.nodes[&2].engine.view(world.now).session.expect("it goes on");
+    assert!(seen.points.iter().all(|seat| seat.removed == (seat.node == id(3))), "the others know it: {seen:?}");
     // It comes back and asks; it stays out.
     world.kill(3);
     world.power_on(3);
