@@ -50,7 +50,9 @@ fn who_had_no_part_in_a_session_holds_all_of_it_though_it_is_killed_while_it_cop
     let started: node::control::Session = call.data(&central.data).json();
     let (session, id) = (started.id.clone(), started.id.parse::<SessionId>().expect("an id"));
     central.wait_for_all(&session);
-    central.wait_for_groups(100);
+    for _ in 0..2 {
+        central.wait_for_groups(40);
+    }
     central.end_session();
 
     let all = groups(&office.points[0].data, &id);
