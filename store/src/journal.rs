@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Hash, NodeId, PointNumber, SessionId, TrackId},
     keys::{Epoch, NodeKey},
-    session::Member,
+    session::{self, Member},
     signed::{self, Content, Signed},
 };
 
@@ -155,7 +155,8 @@ pub struct Note {
 }
 
 impl Note {
-    /// Refuses a text that is empty, longer than [`NOTE_MAX`], or not one line, in words that follow "a note that".
+    /// Refuses a text that is empty, longer than [`NOTE_MAX`], or not one line, and a writer's name that cannot be shown, in words
+    /// that follow "a note that".
     pub fn check(&self) -> Result<(), &'static str> {
         if self.text.trim().is_empty() {
             return Err("is empty");
@@ -166,7 +167,10 @@ impl Note {
         if self.text.chars().count() > NOTE_MAX {
             return Err("is longer than 1000 characters");
         }
-        Ok(())
+        match &self.by {
+            Some(by) if session::check_text(by).is_err() => Err("is by a name that cannot be shown"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -276,6 +280,19 @@ pub struct Entry {
 
 impl Content for Entry {
     const KIND: &'static str = "application/vnd.diemcau.journal.v1+cbor";
+
+    /// Texts are shown in lines, on screens and terminals, whoever central is.
+    fn check(&self) -> Result<(), String> {
+        match &self.event {
+            Event::Started { title, points } => {
+                session::check_text(title).map_err(|why| format!("a title that {why}"))?;
+                let names = points.iter().map(|member| session::check_text(&member.name));
+                names.collect::<Result<(), _>>().map_err(|why| format!("a point's name that {why}"))
+            }
+            Event::Noted(note) => note.check().map_err(|why| format!("a note that {why}")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The end of a journal: continues it, or checks one from its beginning.
@@ -430,6 +447,26 @@ mod tests {
         }
         for kind in NoteKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
+
+    #[test]
+    fn no_text_of_a_journal_can_move_a_terminals_cursor() {
+        let member = |name: &str| Member { number: point(1), node: key().id(), name: name.into() };
+        let note = |text: &str, by: Option<&str>| {
+            let (text, by) = (text.to_owned(), by.map(str::to_owned));
+            Event::Noted(Note { kind: NoteKind::Course, point: None, by, text })
+        };
+        for event in [
+            Event::Started { title: "\u{1b}[2J".into(), points: vec![] },
+            Event::Started { title: "Định kỳ".into(), points: vec![member("Xã\u{1b}[31m")] },
+            note("\u{1b}[2J", None),
+            note("mất điện", Some("lan\u{7}")),
+            note(&"a".repeat(NOTE_MAX + 1), None),
+        ] {
+            let entry = Chain::new(session(), key().id()).append(&key(), 0, 0, event);
+            let read = verify(&[entry.bytes().clone()]).expect_err("it cannot be shown");
+            assert!(matches!(read, Error::Entry { n: 0, source: signed::Error::Unsound(_) }), "{read}");
         }
     }
 

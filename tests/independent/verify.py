@@ -282,6 +282,10 @@ def recording(path, authority, _central):
                 gaps.append((event["track"], event["from_seq"], event["to_seq"], name == "gap"))
             elif name in ("disputed", "forked"):
                 faults.append(f"journal.cose: entry {entry['n']} says {name}")
+            elif name == "noted":
+                text = event["text"]
+                plain = not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in text)
+                need(text.strip() and len(text) <= 1000 and plain, f"entry {entry['n']} has a note that cannot be shown")
             elif name == "ended":
                 ended = True
         need(ended == (head["state"] == "ended"), "it has no end, or one too many")
